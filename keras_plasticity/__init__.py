@@ -1,0 +1,40 @@
+"""Shows why neural networks stop learning, and stops it. For TensorFlow/Keras.
+
+Subpackages are imported when they are first used: `import keras_plasticity` does
+not import TensorFlow.
+"""
+
+import importlib
+import typing
+
+__version__ = "0.1.0"
+
+_SUBMODULES = (
+    "callbacks",
+    "checkpoint",
+    "evaluation",
+    "experiment",
+    "hooks",
+    "layers",
+    "models",
+    "optimizers",
+    "plots",
+    "report",
+    "results",
+    "streams",
+    "surgery",
+    "sweep",
+    "writers",
+)
+
+__all__ = ["__version__", *_SUBMODULES]
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,226 @@
+"""One run: the loop over tasks."""
+
+from __future__ import annotations
+
+import os
+import time
+import typing
+import warnings
+
+import keras
+import tensorflow as tf
+
+from keras_plasticity import checkpoint, run_directory, surgery
+from keras_plasticity.hooks import StepHooks, steps_per_call
+from keras_plasticity.progress import Progress
+from keras_plasticity.streams import Stream
+from keras_plasticity.training import NonFiniteLossError, Training
+from keras_plasticity.writers import EventWriter
+
+__all__ = ["NonFiniteLossError", "run"]
+
+
+def run(
+    stream: Stream,
+    model: keras.Model | typing.Callable[..., keras.Model],
+    optimizer: keras.optimizers.Optimizer | str | None = None,
+    callbacks: typing.Sequence[keras.callbacks.Callback] = (),
+    *,
+    run_dir: os.PathLike | str,
+    loss=None,
+    seed: int = 0,
+    method: str = "",
+    benchmark: str = "",
+    fused_steps: int | None = None,
+    jit_compile: bool = True,
+    checkpoint_seconds: float = 30.0,
+    evaluate_earlier: bool = False,
+    progress: bool = True,
+    config: str | typing.Callable[[], str] | None = None,
+) -> list[dict]:
+    """Trains one model on one task after another, by one `model.fit` per task.
+
+    Writes `metrics.jsonl` (a row per task), TensorBoard event files, `config.json`,
+    `run.json` (names, seeds, versions, git commit), `operative_config.gin` when given,
+    and checkpoints to `run_dir`. Started again with the same arguments, a run that was
+    killed goes on and ends with the same rows; a finished one returns its rows.
+
+    A callback may define `on_task_begin(task, model)` and `on_task_end(task, model)`,
+    called once per task, also when a task is resumed in its middle. State that must
+    survive a resume stands in the callback's `variables`.
+
+    Example:
+
+    ```python
+    source = kp.streams.from_tfds("kp_digits")
+    stream = kp.streams.make(source, num_tasks=40, epochs=40,
+                             transforms=[kp.streams.ResetLabels()])
+    rows = kp.experiment.run(stream, kp.models.mlp, keras.optimizers.Adam(1e-3),
+                             run_dir="runs/plain/seed_0")
+    ```
+
+    Args:
+        stream: `Stream`, the tasks.
+        model: `keras.Model` with one input and one output, or a function
+            `model(input_shape, num_outputs)` that builds one; the function is called
+            with Python's and NumPy's generators seeded by `seed`.
+        optimizer: Keras optimizer or its name. None takes the model as it is compiled.
+        callbacks: Keras callbacks. Those that override epoch or batch methods cut the
+            fused steps there, with a warning that names the cost.
+        run_dir: directory of this run alone, made if need be.
+        loss: Keras loss. Default: cross-entropy on logits for class labels, mean
+            squared error for regression targets.
+        seed: int, of the weights and of everything random in training. The stream has
+            a seed of its own. Default 0.
+        method: str, name of the method, for tables.
+        benchmark: str, name of the benchmark, for tables.
+        fused_steps: int, optimizer updates per call; 1 is the unfused run. Default: by
+            the network's size, see `hooks.steps_per_call`.
+        jit_compile: bool, whether XLA compiles the step. Default True.
+        checkpoint_seconds: float, seconds between checkpoints, which fall at the end of
+            a call inside a task or at a task's end. Default 30.
+        evaluate_earlier: bool, whether rows hold the accuracy on all earlier tasks too
+            (test data where meaningful, else training data). Default False.
+        progress: bool, whether progress is shown. Default True.
+        config: text of the gin configuration, or a function that returns it.
+
+    Returns:
+        The rows, one dict per task. A value that means nothing is None:
+        `first_presentation_accuracy` and `_loss`, before the first update on an
+        example (mean over the first epoch); `online_accuracy` and `_loss`, over all
+        presentations, each before its update; `train_accuracy`, `train_loss`,
+        `test_accuracy`, `test_loss` at the task's end in inference mode. Losses are
+        without penalties. Further `task`, `name`, `step` (updates since the run
+        began), `epochs`, `seconds`, `wall_time` (seconds since 1970).
+
+    Raises:
+        ValueError: an argument does not fit the others.
+        run_directory.RunDirectoryError: the directory cannot be written to or holds
+            a run of another configuration.
+        NonFiniteLossError: the loss became NaN or infinite; the rows so far are kept.
+        checkpoint.CheckpointError: checkpoints are there, but none is whole.
+    """
+    if not isinstance(stream, Stream):
+        raise ValueError(f"`stream` must be a `Stream`. Received: stream={stream!r}")
+    directory = run_directory.prepare(run_dir)
+    with surgery.seeded(seed):
+        model = _build(model, stream)
+        task_loss = _compile(model, optimizer, loss, stream, jit_compile)
+        size = fused_steps or steps_per_call(model, stream.batch_size)
+        training = Training(stream, model, callbacks, task_loss, size, directory)
+        run_directory.check_config(
+            directory,
+            {
+                "seed": seed,
+                "stream": stream.get_config(),
+                "model": _model_config(model),
+                "optimizer": _described(model.optimizer),
+                "loss": _described(task_loss),
+                "callbacks": [_described(callback) for callback in callbacks],
+                "fused_steps": training.size,
+                "jit_compile": bool(model.jit_compile),
+                "evaluate_earlier": evaluate_earlier,
+            },
+        )
+        if config is not None:
+            text = config if isinstance(config, str) else config()
+            checkpoint.write_whole(directory / run_directory.GIN, text.encode())
+        labels = {"benchmark": benchmark, "method": method, "seed": seed}
+        boundaries = any(hasattr(callback, "on_task_begin") for callback in callbacks)
+        run_directory.write_run(
+            directory, labels | {"num_tasks": len(stream), "uses_task_boundaries": boundaries}
+        )
+        training.restore(checkpoint_seconds)
+        if training.finished:
+            return training.rows
+        info = {"intervention": method, "seed": seed, "group": benchmark, "hparams": {}}
+        events = EventWriter(directory, info, training.rows)
+        title = " ".join(str(label) for label in (benchmark, method, f"seed {seed}") if label)
+        try:
+            with Progress(title, len(stream), training.task_index, progress) as display:
+                for index in range(training.task_index, len(stream)):
+                    events.task_begin(index, time.time())
+                    row = training.train(stream[index], display)
+                    if evaluate_earlier:
+                        row["earlier_accuracy"] = training.earlier_accuracy()
+                    training.finish(row)
+                    events.row(row)
+        finally:
+            events.close()
+            StepHooks.of(model).release()
+    return training.rows
+
+
+def _build(model, stream: Stream) -> keras.Model:
+    if not isinstance(model, keras.Model):
+        model = model(input_shape=stream.input_shape, num_outputs=stream.num_outputs)
+    features = tuple(model.input_shape[1:]) if model.built else stream.input_shape
+    if features != tuple(stream.input_shape):
+        raise ValueError(
+            "`model` must take the inputs of `stream`. Received: a model for inputs of shape "
+            f"{features} and a stream of shape {tuple(stream.input_shape)}"
+        )
+    outputs = model.output_shape[-1] if model.built else stream.num_outputs
+    if outputs != stream.num_outputs:
+        raise ValueError(
+            "`model` must have one output per class or target of `stream`. Received: a model with "
+            f"{outputs} outputs and a stream with {stream.num_outputs}"
+        )
+    return model
+
+
+def _compile(model, optimizer, loss, stream: Stream, jit_compile: bool):
+    """Compiles and builds everything; returns the loss without penalties."""
+    classes = stream.num_classes is not None
+    if loss is None:
+        loss = (
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            if classes
+            else keras.losses.MeanSquaredError()
+        )
+    loss = keras.losses.get(loss)
+    if optimizer is None:
+        if not model.compiled:
+            raise ValueError("`optimizer` must be given, or `model` compiled. Received: neither")
+    else:
+        metrics: list = ["accuracy"] if classes else []
+        if model.losses:  # the loss that is trained on has penalties in it
+            metrics.append(keras.metrics.MeanMetricWrapper(loss, name="task_loss"))
+        model.compile(optimizer, loss, metrics=metrics, jit_compile=jit_compile)
+        layers = model._flatten_layers()
+        if any(type(layer) is keras.layers.Dropout and layer.rate > 0 for layer in layers):
+            warnings.warn(
+                "keras.layers.Dropout is about 150 times slower under XLA on CPU than "
+                "keras_plasticity.layers.Dropout, which computes the same.",
+                stacklevel=3,
+            )
+    inputs, targets = stream.element_spec
+    model._symbolic_build(
+        data_batch=(tf.zeros(inputs.shape, inputs.dtype), tf.zeros(targets.shape, targets.dtype))
+    )
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return loss
+
+
+def _model_config(model: keras.Model):
+    """The model's configuration without names, which Keras numbers through."""
+    try:
+        config = model.get_config()
+    except NotImplementedError:
+        return [[variable.path, list(variable.shape)] for variable in model.variables]
+    return _without_names(config)
+
+
+def _without_names(config):
+    if isinstance(config, dict):
+        drop = ("name", "inbound_nodes", "input_layers", "output_layers")
+        return {key: _without_names(value) for key, value in config.items() if key not in drop}
+    if isinstance(config, (list, tuple)):
+        return [_without_names(value) for value in config]
+    return config
+
+
+def _described(thing) -> list:
+    config = thing.get_config() if hasattr(thing, "get_config") else {}
+    return [getattr(thing, "__name__", type(thing).__name__), _without_names(config)]

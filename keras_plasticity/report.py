@@ -1,0 +1,274 @@
+"""The report on a set of runs: tables in the terminal, tables and figures in files.
+
+One table per benchmark, with every method in it. What is written stands beside the
+runs: all rows, the summary, the curves and the last windows.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import glob
+import importlib.util
+import math
+import os
+import pathlib
+import sys
+import typing
+
+import pandas as pd
+import rich.box
+import rich.console
+import rich.table
+
+from keras_plasticity import plots, results
+from keras_plasticity.checkpoint import write_whole
+
+FORMATS = ("csv", "parquet", "png", "svg")
+PIPE_WIDTH = 100
+
+
+def report(
+    paths: results.PathLike | collections.abc.Sequence[results.PathLike],
+    out: results.PathLike | None = None,
+    metric: str = "online_accuracy",
+    share: float = 0.1,
+    control: str = "fresh",
+    formats: collections.abc.Sequence[str] = ("csv", "png", "svg"),
+    method: str = "t",
+) -> pd.DataFrame:
+    """Prints how the methods compare and writes tables and figures.
+
+    Runs with fewer tasks than the longest of their benchmark are listed and not
+    counted. Methods that are told where a task begins carry a star. The intervals
+    are per comparison, not adjusted for their number.
+
+    Example:
+    ```python
+    summary = report("runs/quickstart")
+    ```
+
+    Args:
+        paths: a run directory, a root above several, a glob pattern, or a sequence
+            of these.
+        out: directory for the files; None means `report` in the first path (for a
+            glob pattern, in its part before the first wildcard).
+        metric: column to compare.
+        share: fraction of the tasks in the first and the last window, in (0, 1].
+        control: method that starts from a fresh network at every task.
+        formats: any of `"csv"`, `"parquet"` (`summary` and `runs`, which holds the
+            rows of all runs), `"png"` and `"svg"` (`<metric>` and
+            `<metric>_last_window`).
+        method: kind of interval, see `results.interval`.
+
+    Returns:
+        The table of `results.summary`.
+
+    Raises:
+        ValueError: if the paths lead to no run, or an argument is not allowed.
+        ImportError: if `"parquet"` is asked for and pyarrow is not installed.
+    """
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    _check_formats(formats)
+    df = results.load(*paths)
+    summary = results.summary(df, metric, share, control, method)
+    console = _console()
+    for benchmark in df["benchmark"].unique():
+        rows = df[df["benchmark"] == benchmark]
+        if benchmark not in set(summary["benchmark"]):
+            console.print(f"{benchmark}: no complete run has {metric}.\n")
+            continue
+        part = summary[summary["benchmark"] == benchmark]
+        console.print(_title(rows, metric, share, method))
+        console.print(_methods_table(part, control, console))
+        console.print("", *_notes(part, control), "", sep="\n")
+        _print_differences(console, rows, part, metric, share, control, method)
+    _print_incomplete(console, df, paths)
+    folder = pathlib.Path(out) if out is not None else _default_folder(paths[0])
+    written = _write(folder, df, summary, metric, share, control, formats, method)
+    if written:
+        console.print(f"Written to {folder.as_posix()}: {', '.join(written)}", soft_wrap=True)
+    return summary
+
+
+def _check_formats(formats: collections.abc.Sequence[str]) -> None:
+    if isinstance(formats, str) or not set(formats) <= set(FORMATS):
+        raise ValueError(
+            f"Argument `formats` must be a sequence of {FORMATS}. Received: formats={formats!r}"
+        )
+    if "parquet" in formats and importlib.util.find_spec("pyarrow") is None:
+        raise ImportError(
+            "Writing Parquet files needs pyarrow: "
+            'pip install "keras-plasticity[parquet]". '
+            f"Received: formats={formats!r}"
+        )
+
+
+def _console() -> rich.console.Console:
+    """A console that writes plain text of fixed width where there is no terminal."""
+    plain: dict[str, typing.Any] = {"markup": False, "highlight": False, "emoji": False}
+    if not sys.stdout.isatty():
+        plain |= {"force_terminal": False, "color_system": None, "width": PIPE_WIDTH}
+    return rich.console.Console(**plain)
+
+
+def _title(rows: pd.DataFrame, metric: str, share: float, method: str) -> str:
+    tasks = rows.groupby("run")["task"].nunique().max()
+    size = results.window_size(tasks, share)
+    kind = "t" if method == "t" else "BCa"
+    return (
+        f"{rows['benchmark'].iloc[0] or '(unnamed)'}: {metric}, {_tasks(tasks)}, windows of "
+        f"{_tasks(size)}, 95 % {kind} intervals over seeds"
+    )
+
+
+def _methods_table(
+    part: pd.DataFrame, control: str, console: rich.console.Console, robust: bool = True
+) -> rich.table.Table:
+    robust = robust and bool(part["iqm"].notna().any())
+    headers = ["Seeds", "First\nwindow", "Last\nwindow"]
+    headers += ["IQM"] if robust else []
+    headers += [f"Gap to\n{control}", "Retention", "Minutes"]
+    table = _table(headers)
+    for row in part.itertuples():
+        name = (row.method or "(unnamed)") + "*" * bool(row.uses_task_boundaries)
+        gap = _with_interval(row.gap_to_fresh, row.gap_low, row.gap_high, console, sign="+")
+        cells = [name, str(row.seeds), _number(row.first)]
+        cells += [_with_interval(row.last, row.low, row.high, console)]
+        cells += [_number(row.iqm)] if robust else []
+        cells += ["control" if row.method == control else gap]
+        cells += [_number(row.retention, ".2f"), _number(row.seconds / 60, ".1f")]
+        table.add_row(*cells)
+    if robust and console.measure(table).maximum < _natural_width(table, console):
+        return _methods_table(part, control, console, robust=False)
+    return table
+
+
+def _notes(part: pd.DataFrame, control: str) -> list[str]:
+    lines = [f"Gap: {control} minus method, paired by seed. Minutes: mean per run."]
+    if control not in set(part["method"]):
+        lines = [f"No complete run of {control}: gaps are unknown. Minutes: mean per run."]
+    if part["uses_task_boundaries"].any():
+        lines.append("*: is told where a task begins.")
+    return lines
+
+
+def _print_differences(
+    console: rich.console.Console,
+    rows: pd.DataFrame,
+    part: pd.DataFrame,
+    metric: str,
+    share: float,
+    control: str,
+    method: str,
+) -> None:
+    """Prints the best method other than the control, minus each other method."""
+    candidates = part.loc[part["method"] != control, "method"].tolist()
+    if not candidates or len(part) < 2:
+        return
+    best = candidates[0]
+    table = _table(["Difference", "Common\nseeds"])
+    for other in part.loc[part["method"] != best, "method"]:
+        try:
+            pair = results.paired_difference(rows, best, other, metric, share, method=method)
+        except ValueError:  # No seed in common.
+            table.add_row(other, "-", "0")
+            continue
+        cell = _with_interval(pair.mean, pair.low, pair.high, console, sign="+")
+        table.add_row(other, cell, str(pair.n))
+    console.print(f"Last window of {best} (the best on these seeds) minus that of each method")
+    console.print(table, "", sep="\n")
+
+
+def _print_incomplete(
+    console: rich.console.Console,
+    df: pd.DataFrame,
+    paths: collections.abc.Sequence[results.PathLike],
+) -> None:
+    missing = results.incomplete(df)
+    lines = [f"  {row.run}: {row.tasks} of {_tasks(row.of)}" for row in missing.itertuples()]
+    started = {path.as_posix() for path in results.run_directories(*paths)}
+    lines += [f"  {run}: no finished task" for run in sorted(started - set(df["run"]))]
+    if lines:
+        console.print(
+            f"Incomplete, not counted: {len(lines)}", *lines, "", sep="\n", soft_wrap=True
+        )
+
+
+def _write(
+    folder: pathlib.Path,
+    df: pd.DataFrame,
+    summary: pd.DataFrame,
+    metric: str,
+    share: float,
+    control: str,
+    formats: collections.abc.Sequence[str],
+    method: str,
+) -> list[str]:
+    """Writes each file whole or not at all, and returns the names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, table in (("summary", summary), ("runs", df)):
+        for suffix in ("csv", "parquet"):
+            if suffix in formats:
+                path = folder / f"{name}.{suffix}"
+                if suffix == "csv":
+                    write_whole(path, table.to_csv(index=False).encode())
+                else:
+                    write_whole(path, table.to_parquet(index=False))
+                written.append(path.name)
+    suffixes = [suffix for suffix in ("png", "svg") if suffix in formats]
+    if suffixes:
+        figures = {
+            metric: plots.curves(df, metric, control=control),
+            f"{metric}_last_window": plots.last_windows(
+                df, metric, share=share, method=method, control=control
+            ),
+        }
+        for name, figure in figures.items():
+            for suffix in suffixes:
+                written.append(plots.save(figure, folder / f"{name}.{suffix}").name)
+    return written
+
+
+def _default_folder(path: results.PathLike) -> pathlib.Path:
+    parts = pathlib.Path(path).parts
+    if not os.path.exists(path):
+        wild = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+        parts = parts[:wild]
+    root = pathlib.Path(*parts)
+    return (root.parent if root.is_file() else root) / "report"
+
+
+def _table(headers: collections.abc.Sequence[str]) -> rich.table.Table:
+    table = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False
+    )
+    table.add_column("Method", overflow="fold")
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
+def _natural_width(table: rich.table.Table, console: rich.console.Console) -> int:
+    """Width at which nothing in the table is folded."""
+    return console.measure(table, options=console.options.update(width=1000)).maximum
+
+
+def _with_interval(
+    mean: float, low: float, high: float, console: rich.console.Console, sign: str = ""
+) -> str:
+    """A mean with its interval: `±` where symmetric, else the ends below."""
+    if math.isnan(low):
+        return _number(mean, f"{sign}.3f")
+    if math.isclose(high - mean, mean - low, rel_tol=1e-6, abs_tol=1e-12):
+        plus_minus = "±" if console.encoding.lower().startswith("utf") else "+/-"
+        return f"{mean:{sign}.3f} {plus_minus} {high - mean:.3f}"
+    return f"{mean:{sign}.3f}\n[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _number(value: float, form: str = ".3f") -> str:
+    return "-" if math.isnan(value) else f"{value:{form}}"
+
+
+def _tasks(count: int) -> str:
+    return "1 task" if count == 1 else f"{count} tasks"

@@ -1,0 +1,276 @@
+"""The command line: `keras-plasticity train|report|list`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import gc
+import os
+import pathlib
+import sys
+import tempfile
+import traceback
+
+USAGE, FAILED = 2, 1  # exit codes
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done as it was asked."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit code: 0, 1 (a run failed) or 2 (usage)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except UsageError as error:
+        print(f"keras-plasticity: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on where it was.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="keras-plasticity", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="run what a gin file describes")
+    train.add_argument("--gin_file", action="append", required=True, metavar="F")
+    train.add_argument(
+        "--gin_param", action="append", default=[], metavar="B", help="a binding, e.g. norm='layer'"
+    )
+    train.add_argument("--run_dir", metavar="D", help="default: runs/<benchmark>")
+    train.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="default: the gin file's")
+    train.add_argument("--workers", type=int, metavar="N", help="processes, default: CPUs")
+    train.set_defaults(command=_train)
+
+    report = commands.add_parser("report", help="table and figures of finished runs")
+    report.add_argument("paths", nargs="+", metavar="RUN_DIR")
+    report.add_argument("--out", metavar="D", help="directory for files, default RUN_DIR/report")
+    report.add_argument("--metric", default="online_accuracy", metavar="M")
+    report.add_argument("--format", nargs="+", default=["csv", "png", "svg"], metavar="F")
+    report.set_defaults(command=_report)
+
+    listing = commands.add_parser("list", help="the gin files below ./gin and what they cost")
+    listing.set_defaults(command=_list)
+    return parser
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be integers with commas between. Received: {text}"
+        ) from None
+
+
+def _train(arguments) -> int:
+    files = [pathlib.Path(name) for name in arguments.gin_file]
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"--gin_file must name a file. Received: {file}")
+    _parse(files, arguments.gin_param)
+    from keras_plasticity import configurables
+
+    gin = configurables.gin
+    swept = _query(gin, "sweep.methods") is not None
+    benchmark, method = (files[0].stem, None) if swept else (files[0].parent.name, files[0].stem)
+    options: dict = {"run_dir": arguments.run_dir or pathlib.Path("runs") / benchmark}
+    if not swept:
+        options["methods"] = {method: ()}
+    if arguments.workers:
+        options["workers"] = arguments.workers
+    if arguments.seeds:
+        if _query(gin, "%seed") is None:
+            raise UsageError("--seeds needs a gin file that uses the macro `seed`, as in %seed.")
+        options["seeds"] = arguments.seeds
+    elif _query(gin, "sweep.seeds") is None:
+        options["seeds"] = [_query(gin, "%seed") or 0]
+    single = not swept and len(options.get("seeds", ())) == 1
+    start = functools.partial(
+        train_one, files, arguments.gin_param, benchmark=benchmark, in_process=single
+    )
+    launch = _train_here if single else configurables.run_sweep
+    failures = launch(start, **options)
+    for job, error in failures.items():
+        print(f"{job.method} seed {job.seed} failed: {_one_line(error)}", file=sys.stderr)
+    root = pathlib.Path(options["run_dir"])
+    if any(root.rglob("metrics.jsonl")):
+        _print_report([root], root / "report", "online_accuracy", ("csv", "png", "svg"))
+    return FAILED if failures else 0
+
+
+def _train_here(start, *, run_dir, methods, seeds, workers=None) -> dict:
+    from keras_plasticity.sweep import Job
+
+    (method,), (seed,) = methods, seeds
+    job = Job(method, tuple(methods[method]), seed, pathlib.Path(run_dir) / method / f"seed_{seed}")
+    try:
+        start(job)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise UsageError(_one_line(error)) from error
+    except Exception as error:
+        return {job: f"{type(error).__name__}: {error}"}
+    return {}
+
+
+def train_one(files, bindings, job, *, benchmark: str, in_process: bool) -> None:
+    """Runs one job, in a worker process of a sweep or in this one.
+
+    Args:
+        files: gin files.
+        bindings: further gin bindings, which win over those of the method.
+        job: `sweep.Job`.
+        benchmark: name of the benchmark, for tables.
+        in_process: whether this is the process of the command itself.
+    """
+    if not in_process:
+        _be_a_worker(job.run_dir)
+    _parse(files, [*job.bindings, *bindings, f"seed = {job.seed}"])
+    import keras
+
+    from keras_plasticity import configurables
+    from keras_plasticity.sweep import RunError
+
+    keras.utils.clear_session()
+    try:
+        configurables.run(
+            run_dir=job.run_dir,
+            method=job.method,
+            benchmark=benchmark,
+            seed=job.seed,
+            progress=in_process,
+            config=configurables.gin.operative_config_str,
+        )
+    except Exception as error:
+        if in_process:
+            raise
+        traceback.print_exc()  # to the worker's log
+        # what gin raises cannot be sent between processes
+        raise RunError(f"{type(error).__name__}: {_one_line(error)}") from None
+    finally:
+        gc.collect()
+
+
+def _be_a_worker(run_dir: pathlib.Path) -> None:
+    """Sends this process' messages to the run's `worker.log` and takes one thread."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    log = os.open(run_dir / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    first = "tensorflow" not in sys.modules
+    import tensorflow as tf
+
+    if first:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def _parse(files, bindings) -> None:
+    """Parses gin files and bindings, with one readable line for what is wrong."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    with _quiet():
+        from keras_plasticity import configurables
+    gin = configurables.gin
+    with gin.unlock_config():
+        gin.clear_config()
+        source = ""
+        try:
+            for source in files:
+                gin.parse_config_file(str(source))
+            for source in bindings:
+                gin.parse_config(source)
+            gin.finalize()
+        except Exception as error:
+            raise UsageError(f"{source}: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException | str) -> str:
+    """The message of an error, without what gin adds about its call stack."""
+    lines = str(error).split("In call to configurable")[0].splitlines()
+    return " ".join(line.strip() for line in lines if line.strip())
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Holds back what TensorFlow prints when it is imported, unless the import fails."""
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(terminal, held.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def _query(gin, name: str):
+    try:
+        return gin.query_parameter(name)
+    except ValueError:
+        return None
+
+
+def _report(arguments) -> int:
+    _print_report(arguments.paths, arguments.out, arguments.metric, arguments.format)
+    return 0
+
+
+def _print_report(paths, out, metric, formats) -> None:
+    from keras_plasticity.report import report
+
+    try:
+        report(paths, out=out, metric=metric, formats=formats)
+    except (ValueError, OSError, ImportError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _list(arguments) -> int:
+    """Prints the header of every gin file below ./gin."""
+    files = sorted(pathlib.Path("gin").rglob("*.gin"))
+    if not files:
+        raise UsageError("there is no gin file below ./gin. Run this in a clone of the repository.")
+    import rich.console
+    import rich.table
+
+    table = rich.table.Table("gin file", "what it shows", "cost")
+    for file in files:
+        header = _header(file)
+        if "cost" in header:
+            table.add_row(str(file), header["title"], header["cost"])
+    console = rich.console.Console()
+    console.print(table)
+    return 0
+
+
+def _header(file: pathlib.Path) -> dict[str, str]:
+    """The first comment line as `title`, then each `Key: value` of the header."""
+    header: dict[str, str] = {}
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        text = line.lstrip("# ").strip()
+        key, colon, value = text.partition(": ")
+        if not header:
+            header["title"] = text
+        elif colon and key.isalpha():
+            header[key.lower()] = value
+    return header
+
+
+if __name__ == "__main__":
+    sys.exit(main())
