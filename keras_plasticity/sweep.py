@@ -89,7 +89,9 @@ def _round(start, jobs, tries, failures, board, workers) -> list[Job]:
     """Runs jobs on one pool; returns those to run again as a worker died beside them."""
     again = []
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_share_cpus, initargs=(cpus() // workers,)
+    )
     try:
         futures = {pool.submit(start, job): job for job in jobs}
         waiting = set(futures)
@@ -116,6 +118,12 @@ def _round(start, jobs, tries, failures, board, workers) -> list[Job]:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return again
+
+
+def _share_cpus(threads: int) -> None:
+    """Gives a worker its share of the CPUs; read when it starts TensorFlow."""
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ[name] = str(max(1, threads))
 
 
 class _Board:

@@ -128,7 +128,7 @@ def train_one(files, bindings, job, *, benchmark: str, in_process: bool) -> None
         in_process: whether this is the process of the command itself.
     """
     if not in_process:
-        _be_a_worker(job.run_dir)
+        _log_to(job.run_dir)
     _parse(files, [*job.bindings, *bindings, f"seed = {job.seed}"])
     import keras
 
@@ -155,19 +155,13 @@ def train_one(files, bindings, job, *, benchmark: str, in_process: bool) -> None
         gc.collect()
 
 
-def _be_a_worker(run_dir: pathlib.Path) -> None:
-    """Sends this process' messages to the run's `worker.log` and takes one thread."""
+def _log_to(run_dir: pathlib.Path) -> None:
+    """Sends the messages of this process to the run's `worker.log`."""
     run_dir.mkdir(parents=True, exist_ok=True)
     log = os.open(run_dir / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    first = "tensorflow" not in sys.modules
-    import tensorflow as tf
-
-    if first:
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def _parse(files, bindings) -> None:

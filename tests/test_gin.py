@@ -10,8 +10,9 @@ from keras_plasticity import configurables
 gin = configurables.gin
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(ROOT.joinpath("gin").rglob("*.gin"))
-METHODS = [file for file in FILES if file.name != "base.gin" and file.parent.name != "gin"]
-SWEEPS = [file for file in FILES if file.parent.name == "gin"]
+RUNNABLE = [file for file in FILES if file.name != "base.gin"]
+METHODS = [file for file in RUNNABLE if file.parent.name != "gin"]
+SWEEPS = [file for file in RUNNABLE if file.parent.name == "gin"]
 NETWORKS = {
     "mlp": "mlp.widths = (8, 8)",
     "cnn": "cnn.filters = (4, 4)",

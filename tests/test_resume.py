@@ -154,7 +154,7 @@ def test_25_kills_change_nothing(whole, tmp_path):
     draw = random.Random(0)
     moments = []
     for i in range(25):
-        after = divmod(i * 8 * 200 // 200 * 5, 200)  # 40 updates further each time
+        after = divmod(40 * i, 200)  # (task, update), 40 updates further each time
         kind = i % 3
         if kind == 0:
             moments.append(any_moment(draw.uniform(0.0, 8.0)))
