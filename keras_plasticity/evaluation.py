@@ -64,8 +64,8 @@ class Evaluator:
 
         self._all_batches = all_batches
 
-    def __call__(self, x, y, rows) -> tuple[float, float | None]:
-        """Returns (loss, accuracy); accuracy is None for regression.
+    def __call__(self, x, y, rows) -> tuple[float | None, float | None]:
+        """Returns (loss, accuracy); accuracy is None for regression, both without rows.
 
         Args:
             x: tensor or variable, shape `(examples, ...)`.
@@ -73,7 +73,9 @@ class Evaluator:
             rows: int array, the examples to evaluate.
         """
         count = len(rows)
-        blocks = np.zeros((-(-count // self.batch_size), self.batch_size), np.int32)
+        if count == 0:
+            return None, None
+        blocks = np.full((-(-count // self.batch_size), self.batch_size), rows[0], np.int32)
         blocks.flat[:count] = rows
         x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
         loss, hits = self._all_batches(x, y, tf.constant(blocks), tf.constant(count)).numpy()

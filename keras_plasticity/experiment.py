@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 import typing
@@ -23,7 +24,7 @@ __all__ = ["NonFiniteLossError", "run"]
 def run(
     stream: Stream,
     model: keras.Model | typing.Callable[..., keras.Model],
-    optimizer: keras.optimizers.Optimizer | str | None = None,
+    optimizer: keras.optimizers.Optimizer | str,
     callbacks: typing.Sequence[keras.callbacks.Callback] = (),
     *,
     run_dir: os.PathLike | str,
@@ -64,14 +65,15 @@ def run(
         model: `keras.Model` with one input and one output, or a function
             `model(input_shape, num_outputs)` that builds one; the function is called
             with Python's and NumPy's generators seeded by `seed`.
-        optimizer: Keras optimizer or its name. None takes the model as it is compiled.
+        optimizer: Keras optimizer or its name; the model is compiled with it.
         callbacks: Keras callbacks. Those that override epoch or batch methods cut the
             fused steps there, with a warning that names the cost.
         run_dir: directory of this run alone, made if need be.
         loss: Keras loss. Default: cross-entropy on logits for class labels, mean
             squared error for regression targets.
-        seed: int, of the weights and of everything random in training. The stream has
-            a seed of its own. Default 0.
+        seed: int, of what is random in building and training the model. The stream
+            has a seed of its own, and a model that is given built has its weights.
+            Default 0.
         method: str, name of the method, for tables.
         benchmark: str, name of the benchmark, for tables.
         fused_steps: int, optimizer updates per call; 1 is the unfused run. Default: by
@@ -102,17 +104,20 @@ def run(
     """
     if not isinstance(stream, Stream):
         raise ValueError(f"`stream` must be a `Stream`. Received: stream={stream!r}")
+    if fused_steps is not None and fused_steps < 1:
+        raise ValueError(f"`fused_steps` must be at least 1. Received: fused_steps={fused_steps}")
     directory = run_directory.prepare(run_dir)
-    with surgery.seeded(seed):
+    with run_directory.locked(directory), surgery.seeded(seed):
         model = _build(model, stream)
         task_loss = _compile(model, optimizer, loss, stream, jit_compile)
         size = fused_steps or steps_per_call(model, stream.batch_size)
         training = Training(stream, model, callbacks, task_loss, size, directory)
+        streamed = stream.get_config()
         run_directory.check_config(
             directory,
             {
                 "seed": seed,
-                "stream": stream.get_config(),
+                "stream": streamed,
                 "model": _model_config(model),
                 "optimizer": _described(model.optimizer),
                 "loss": _described(task_loss),
@@ -122,49 +127,65 @@ def run(
                 "evaluate_earlier": evaluate_earlier,
             },
         )
-        if config is not None:
-            text = config if isinstance(config, str) else config()
-            checkpoint.write_whole(directory / run_directory.GIN, text.encode())
-        labels = {"benchmark": benchmark, "method": method, "seed": seed}
-        boundaries = any(hasattr(callback, "on_task_begin") for callback in callbacks)
-        run_directory.write_run(
-            directory, labels | {"num_tasks": len(stream), "uses_task_boundaries": boundaries}
-        )
-        training.restore(checkpoint_seconds)
-        if training.finished:
-            return training.rows
-        info = {"intervention": method, "seed": seed, "group": benchmark, "hparams": {}}
-        events = EventWriter(directory, info, training.rows)
-        title = " ".join(str(label) for label in (benchmark, method, f"seed {seed}") if label)
         try:
-            with Progress(title, len(stream), training.task_index, progress) as display:
-                for index in range(training.task_index, len(stream)):
-                    events.task_begin(index, time.time())
-                    row = training.train(stream[index], display)
-                    if evaluate_earlier:
-                        row["earlier_accuracy"] = training.earlier_accuracy()
-                    training.finish(row)
-                    events.row(row)
+            training.restore(checkpoint_seconds)
+            if training.finished:
+                return training.rows
+            run_directory.write_run(
+                directory,
+                {"benchmark": benchmark, "method": method, "seed": seed},
+                {
+                    "num_tasks": len(stream),
+                    "stream": hashlib.sha256(repr(streamed).encode()).hexdigest()[:16],
+                    "uses_task_boundaries": any(hasattr(c, "on_task_begin") for c in callbacks),
+                },
+            )
+            if config is not None:
+                text = config if isinstance(config, str) else config()
+                checkpoint.write_whole(directory / run_directory.GIN, text.encode())
+            _loop(training, benchmark, method, seed, evaluate_earlier, progress)
         finally:
-            events.close()
             StepHooks.of(model).release()
     return training.rows
+
+
+def _loop(training: Training, benchmark, method, seed, evaluate_earlier, progress) -> None:
+    """The tasks that are left."""
+    stream = training.stream
+    info = {"intervention": method, "seed": seed, "group": benchmark, "hparams": {}}
+    events = EventWriter(training.run_dir, info, training.rows)
+    title = " ".join(str(label) for label in (benchmark, method, f"seed {seed}") if label)
+    try:
+        with Progress(title, len(stream), training.task_index, progress) as display:
+            for index in range(training.task_index, len(stream)):
+                events.task_begin(index, time.time())
+                row = training.train(stream[index], display)
+                if evaluate_earlier:
+                    row["earlier_accuracy"] = training.earlier_accuracy()
+                events.row(row)  # first: a resumed run writes events anew from the rows
+                training.finish(row)
+    finally:
+        events.close()
 
 
 def _build(model, stream: Stream) -> keras.Model:
     if not isinstance(model, keras.Model):
         model = model(input_shape=stream.input_shape, num_outputs=stream.num_outputs)
-    features = tuple(model.input_shape[1:]) if model.built else stream.input_shape
-    if features != tuple(stream.input_shape):
+    if not model.built:
+        model.build((None, *stream.input_shape))
+    takes, given = tuple(model.input_shape[1:]), tuple(stream.input_shape)
+    fits = len(takes) == len(given) and all(
+        a in (None, b) for a, b in zip(takes, given, strict=True)
+    )
+    if not fits:
         raise ValueError(
             "`model` must take the inputs of `stream`. Received: a model for inputs of shape "
-            f"{features} and a stream of shape {tuple(stream.input_shape)}"
+            f"{takes} and a stream of shape {given}"
         )
-    outputs = model.output_shape[-1] if model.built else stream.num_outputs
-    if outputs != stream.num_outputs:
+    if model.output_shape[-1] != stream.num_outputs:
         raise ValueError(
             "`model` must have one output per class or target of `stream`. Received: a model with "
-            f"{outputs} outputs and a stream with {stream.num_outputs}"
+            f"{model.output_shape[-1]} outputs and a stream with {stream.num_outputs}"
         )
     return model
 
@@ -179,21 +200,17 @@ def _compile(model, optimizer, loss, stream: Stream, jit_compile: bool):
             else keras.losses.MeanSquaredError()
         )
     loss = keras.losses.get(loss)
-    if optimizer is None:
-        if not model.compiled:
-            raise ValueError("`optimizer` must be given, or `model` compiled. Received: neither")
-    else:
-        metrics: list = ["accuracy"] if classes else []
-        if model.losses:  # the loss that is trained on has penalties in it
-            metrics.append(keras.metrics.MeanMetricWrapper(loss, name="task_loss"))
-        model.compile(optimizer, loss, metrics=metrics, jit_compile=jit_compile)
-        layers = model._flatten_layers()
-        if any(type(layer) is keras.layers.Dropout and layer.rate > 0 for layer in layers):
-            warnings.warn(
-                "keras.layers.Dropout is about 150 times slower under XLA on CPU than "
-                "keras_plasticity.layers.Dropout, which computes the same.",
-                stacklevel=3,
-            )
+    metrics: list = ["accuracy"] if classes else []
+    if model.losses:  # the loss that is trained on has penalties in it
+        metrics.append(keras.metrics.MeanMetricWrapper(loss, name="task_loss"))
+    model.compile(optimizer, loss, metrics=metrics, jit_compile=jit_compile)
+    layers = model._flatten_layers()
+    if jit_compile and any(type(x) is keras.layers.Dropout and x.rate > 0 for x in layers):
+        warnings.warn(
+            "keras.layers.Dropout is many times slower under XLA on CPU than "
+            "keras_plasticity.layers.Dropout, which computes the same.",
+            stacklevel=3,
+        )
     inputs, targets = stream.element_spec
     model._symbolic_build(
         data_batch=(tf.zeros(inputs.shape, inputs.dtype), tf.zeros(targets.shape, targets.dtype))
@@ -204,23 +221,24 @@ def _compile(model, optimizer, loss, stream: Stream, jit_compile: bool):
 
 
 def _model_config(model: keras.Model):
-    """The model's configuration without names, which Keras numbers through."""
+    """The model's configuration, with places for names, which Keras numbers through."""
     try:
         config = model.get_config()
     except NotImplementedError:
         return [[variable.path, list(variable.shape)] for variable in model.variables]
-    return _without_names(config)
+    places = {layer.name: f"#{i}" for i, layer in enumerate(model._flatten_layers())}
+    return _renamed(config, places)
 
 
-def _without_names(config):
+def _renamed(config, places: dict[str, str]):
     if isinstance(config, dict):
-        drop = ("name", "inbound_nodes", "input_layers", "output_layers")
-        return {key: _without_names(value) for key, value in config.items() if key not in drop}
+        return {key: _renamed(value, places) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
-        return [_without_names(value) for value in config]
-    return config
+        return [_renamed(value, places) for value in config]
+    return places.get(config, config) if isinstance(config, str) else config
 
 
 def _described(thing) -> list:
     config = thing.get_config() if hasattr(thing, "get_config") else {}
-    return [getattr(thing, "__name__", type(thing).__name__), _without_names(config)]
+    config = {key: value for key, value in config.items() if key != "name"}
+    return [getattr(thing, "__name__", type(thing).__name__), config]

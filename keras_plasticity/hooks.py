@@ -2,7 +2,7 @@
 
 This is the only file that puts code into Keras' training step. It is for the
 TensorFlow backend alone. One `StepHooks` per model owns the step while callbacks
-of this library take part in `fit`, and leaves nothing behind afterwards.
+of this library take part in `fit`; the next `fit` without them is a plain one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
+import weakref
 
 import keras
 import numpy as np
@@ -76,6 +77,12 @@ class InGraphCallback(keras.callbacks.Callback):
         super().set_model(model)
         StepHooks.of(model).arm(self)
 
+    def on_test_begin(self, logs=None):
+        StepHooks.of(self.model).disarm(self)  # `evaluate` sets the model and trains nothing
+
+    def on_predict_begin(self, logs=None):
+        StepHooks.of(self.model).disarm(self)
+
     def build(self, model):
         """Makes the callback's variables. Called once per model."""
 
@@ -84,7 +91,10 @@ class InGraphCallback(keras.callbacks.Callback):
 
     @property
     def variables(self) -> list:
-        return [v for v in vars(self).values() if isinstance(v, keras.Variable)]
+        own = {key: value for key, value in vars(self).items() if key != "_model"}
+        leaves = keras.tree.flatten(own)
+        states = [x.state if isinstance(x, keras.random.SeedGenerator) else x for x in leaves]
+        return [x for x in states if isinstance(x, keras.Variable)]
 
 
 class StepHooks:
@@ -101,7 +111,6 @@ class StepHooks:
     def __init__(self, model: keras.Model):
         self.model = model
         self._armed: list = []
-        self._built: list = []
         self._functions: dict = {}
         self._plain = model.train_function
         self._current = model.train_function
@@ -125,11 +134,16 @@ class StepHooks:
         if not any(callback is armed for armed in self._armed):
             self._armed.append(callback)
 
+    def disarm(self, callback):
+        """Takes `callback` out of the next training function."""
+        self._armed = [armed for armed in self._armed if armed is not callback]
+
     def build(self, callback: InGraphCallback):
         """Makes the callback's variables, the first time it is asked to."""
-        if not any(callback is built for built in self._built):
+        built = getattr(callback, "_built_for", lambda: None)
+        if built() is not self.model:
             callback.build(self.model)
-            self._built.append(callback)
+            callback._built_for = weakref.ref(self.model)
 
     def __call__(self, force: bool = False):
         """Stands in for `keras.Model.make_train_function`."""
@@ -212,9 +226,8 @@ class FusedSteps(keras.callbacks.Callback):
 
     def __init__(self, x, y, scale: float = 1 / 255):
         super().__init__()
-        with tf.device(tf.constant(0).device):
-            self.x = tf.Variable(x, trainable=False)
-            self.y = tf.Variable(y, trainable=False)
+        self.x = tf.Variable(x, trainable=False)
+        self.y = tf.Variable(y, trainable=False)
         self.scale = scale
         self.step_logs: dict[str, np.ndarray] = {}
         self._sources = (x, y)
@@ -291,12 +304,25 @@ class FusedSteps(keras.callbacks.Callback):
             logs = tf.reduce_sum(values, 0) / tf.cast(count, tf.float32)
             return dict(zip(names, tf.unstack(logs), strict=True)), values, count
 
-        function = model._make_function(fused)
+        if not model.run_eagerly:
+            fused = tf.function(fused, jit_compile=model.jit_compile, autograph=False)
+
+        @tf.function(autograph=False)
+        def block(iterator):
+            return fused(iterator.get_next())
 
         def train_function(iterator):
-            logs, values, count = function(iterator)
-            values = values.numpy()[: int(count)]
-            self.step_logs = dict(zip(names, values.T, strict=True))
+            calls: list[np.ndarray] = []
+            while len(calls) < model.steps_per_execution:
+                try:
+                    data = next(iterator) if model.run_eagerly else None
+                    logs, values, count = fused(data) if model.run_eagerly else block(iterator)
+                except (StopIteration, tf.errors.OutOfRangeError):
+                    if calls:
+                        break
+                    raise
+                calls.append(values.numpy()[: int(count)])
+            self.step_logs = dict(zip(names, np.concatenate(calls).T, strict=True))
             return logs
 
         return train_function

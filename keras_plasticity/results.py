@@ -4,9 +4,8 @@ Pure functions on pandas DataFrames; the statistics are SciPy's. A run directory
 holds `metrics.jsonl`, one row per finished task, and `run.json`, what was run.
 Neither TensorFlow nor matplotlib is imported.
 
-Only runs that reached the same task are compared: `complete` keeps the runs that
-have as many tasks as the longest run of their benchmark, every function below it
-starts from those, and `incomplete` lists the others.
+Only whole runs are compared: `complete` keeps the finished ones, or the longest while
+none is; every function below it starts from those, and `incomplete` lists the others.
 """
 
 from __future__ import annotations
@@ -100,7 +99,8 @@ def load(*paths: PathLike) -> pd.DataFrame:
     Raises:
         ValueError: if a path leads to no run, no run has a row, a line other than
             a cut-off last one is broken, a task stands twice in a run, or
-            `run.json` is absent or incomplete.
+            `run.json` is absent or incomplete, or runs of one benchmark and seed had
+            different streams.
     """
     rows: list[dict[str, typing.Any]] = []
     for directory in run_directories(*paths):
@@ -111,20 +111,28 @@ def load(*paths: PathLike) -> pd.DataFrame:
         raise _paths_error("at least one run with a finished task", f"paths={received!r}")
     df = pd.DataFrame(rows)
     df = df[_COLUMNS + [name for name in df if name not in _COLUMNS]]
+    streams = df.groupby(["benchmark", "seed"])["stream"].nunique()
+    if (streams > 1).any():
+        rule = "runs in which a benchmark and seed stand for one stream of tasks"
+        raise _paths_error(rule, f"different streams for {streams[streams > 1].index.tolist()}")
+    df = df.drop(columns="stream")
     floats = {name: "float64" for name in ROW_METRICS if name in df}
     return df.astype(floats).sort_values([*_RUN_COLUMNS, "task"], ignore_index=True)
 
 
 def complete(df: pd.DataFrame) -> pd.DataFrame:
-    """Keeps the rows of the runs with as many tasks as their benchmark's longest."""
-    tasks, longest = _task_counts(df)
-    return df[tasks == longest]
+    """Keeps the rows of the runs that are finished.
+
+    While no run of a benchmark is, those with as many tasks as its longest.
+    """
+    tasks, goal = _task_counts(df)
+    return df[tasks == goal]
 
 
 def incomplete(df: pd.DataFrame) -> pd.DataFrame:
-    """Lists the runs that `complete` leaves out: with `tasks` of the longest's `of`."""
-    tasks, longest = _task_counts(df)
-    table = df[_RUN_COLUMNS].assign(tasks=tasks, of=longest)[tasks < longest]
+    """Lists the runs that `complete` leaves out, with their `tasks` and the goal `of`."""
+    tasks, goal = _task_counts(df)
+    table = df[_RUN_COLUMNS].assign(tasks=tasks, of=goal)[tasks < goal]
     return table.drop_duplicates(ignore_index=True)
 
 
@@ -157,7 +165,7 @@ def windows(df: pd.DataFrame, metric: str = "online_accuracy", share: float = 0.
         run = run.sort_values("task")
         size = window_size(len(run), share)
         first, last = run[metric].iloc[:size].mean(), run[metric].iloc[-size:].mean()
-        retention = last / first if first else np.nan
+        retention = last / first if first and higher_is_better(metric) else np.nan
         row = [*key, first, last, run[metric].mean(), retention, run["seconds"].sum(), len(run)]
         rows.append([*row, bool(run["uses_task_boundaries"].iloc[0])])
     return pd.DataFrame(rows, columns=_WINDOWS_COLUMNS)
@@ -328,7 +336,7 @@ def with_metric(df: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _task_counts(df: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Per row: tasks of its run, and tasks of the longest run of its benchmark."""
+    """Per row: tasks of its run, and the tasks that make a run of its benchmark whole."""
     runs = df[_RUN_COLUMNS].drop_duplicates()
     twice = runs[runs.duplicated(_RUN_COLUMNS[:3], keep=False)]
     if not twice.empty:
@@ -337,7 +345,12 @@ def _task_counts(df: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
             f"Received: df with runs {twice['run'].tolist()}"
         )
     tasks = df.groupby("run")["task"].transform("nunique")
-    return tasks, tasks.groupby(df["benchmark"]).transform("max")
+    longest = tasks.groupby(df["benchmark"]).transform("max")
+    if "num_tasks" not in df:
+        return tasks, longest
+    planned = df["num_tasks"].fillna(longest)
+    reached = (tasks == planned).groupby(df["benchmark"]).transform("any")
+    return tasks, longest.where(~reached, planned).astype(int)
 
 
 def _common_seeds(runs: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
@@ -371,6 +384,7 @@ def _read_run(path: pathlib.Path) -> dict[str, typing.Any]:
         rule = f"runs whose {RUN_FILE} has the keys {RUN_KEYS}"
         raise _paths_error(rule, f"{path} ({type(error).__name__}: {error})") from error
     values["uses_task_boundaries"] = bool(values["uses_task_boundaries"])
+    values |= {key: description.get(key) for key in ("num_tasks", "stream")}
     return {"run": path.parent.as_posix(), **values}
 
 

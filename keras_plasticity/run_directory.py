@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -23,19 +25,37 @@ class RunDirectoryError(ValueError):
 
 def prepare(path: os.PathLike | str) -> pathlib.Path:
     """Makes the directory and checks that it can be written to."""
-    run_dir = pathlib.Path(path)
+    directory = pathlib.Path(path)
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        for leftover in run_dir.glob("*.partial"):
-            leftover.unlink()
-        write_whole(run_dir / ".writable", b"")
-        (run_dir / ".writable").unlink()
+        directory.mkdir(parents=True, exist_ok=True)
+        write_whole(directory / ".writable", b"")
+        (directory / ".writable").unlink()
     except OSError as error:
         raise RunDirectoryError(
             f"`run_dir` must be a directory that can be written to. Received: run_dir={path} "
             f"({error.strerror or error})"
         ) from error
-    return run_dir
+    return directory
+
+
+@contextlib.contextmanager
+def locked(run_dir: pathlib.Path):
+    """Keeps other processes out of a run directory; the lock ends with the process.
+
+    Raises:
+        RunDirectoryError: another process has a run in it.
+    """
+    with open(run_dir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"Another process has a run in {run_dir}. Wait for it, stop it, or choose "
+                "another run directory."
+            ) from error
+        for leftover in run_dir.glob("*.partial"):
+            leftover.unlink()
+        yield
 
 
 def check_config(run_dir: pathlib.Path, config: dict) -> None:
@@ -46,7 +66,7 @@ def check_config(run_dir: pathlib.Path, config: dict) -> None:
             of something else; the first difference is named.
     """
     path = run_dir / CONFIG
-    config = json.loads(json.dumps(config, default=str))
+    config = json.loads(json.dumps(config, default=lambda thing: type(thing).__qualname__))
     if path.exists():
         difference = first_difference(json.loads(path.read_text()), config)
         if difference:
@@ -63,24 +83,39 @@ def check_config(run_dir: pathlib.Path, config: dict) -> None:
         write_whole(path, json.dumps(config, indent=1).encode())
 
 
-def write_run(run_dir: pathlib.Path, run: dict) -> None:
-    """Writes `run.json`: names, seeds, versions and git commit of the run."""
+def write_run(run_dir: pathlib.Path, labels: dict, facts: dict) -> None:
+    """Writes `run.json` once; when a run goes on, adds where and with what it did.
+
+    Args:
+        run_dir: directory of the run.
+        labels: names and seed, which may not change when a run goes on.
+        facts: what else is known of the run.
+
+    Raises:
+        RunDirectoryError: the directory holds a run of other labels.
+    """
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    begun = {"versions": versions, "git_commit": _git_commit()}
     path = run_dir / RUN
+    record = {**labels, **facts, **begun, "resumed": []}
     if path.exists():
-        before = json.loads(path.read_text()).get("versions", {})
-        difference = first_difference(before, versions)
-        if difference:
-            print(
-                f"{run_dir}: {difference[0]} was {difference[1]} when the run began and is "
-                f"{difference[2]} now; results may differ in the last digits."
+        record = json.loads(path.read_text())
+        if found := first_difference({key: record.get(key) for key in labels}, labels):
+            raise RunDirectoryError(
+                f"{run_dir} holds another run: {found[0]} is {found[1]!r} there and "
+                f"{found[2]!r} here. Choose another run directory."
             )
-    record = {**run, "versions": versions, "git_commit": _git_commit()}
+        if found := first_difference(record["versions"], versions):
+            print(
+                f"{run_dir}: {found[0]} was {found[1]} when the run began and is {found[2]} "
+                "now; results may differ in the last digits."
+            )
+        record["resumed"].append(begun)
     write_whole(path, json.dumps(record, indent=1).encode())
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import collections
 import dataclasses
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
+import signal
+import threading
 import typing
 
 from keras_plasticity.progress import Progress
-from keras_plasticity.run_directory import RUN
+from keras_plasticity.run_directory import RUN, prepare
 from keras_plasticity.writers import METRICS
 
 
@@ -64,20 +67,25 @@ def sweep(
     for name, given in (("methods", methods), ("seeds", seeds)):
         if not given:
             raise ValueError(f"`{name}` must not be empty. Received: {name}={given!r}")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"`seeds` must differ from each other. Received: seeds={seeds!r}")
+    for method, bindings in methods.items():
+        if isinstance(bindings, str):
+            raise ValueError(
+                "`methods` must map names to lists of bindings, as in ('norm = None',). "
+                f"Received: {method}={bindings!r}"
+            )
+    if workers is not None and workers < 1:
+        raise ValueError(f"`workers` must be at least 1. Received: workers={workers!r}")
     jobs = [
         Job(method, tuple(bindings), seed, root / method / f"seed_{seed}")
         for seed in seeds
         for method, bindings in methods.items()
     ]
-    root.mkdir(parents=True, exist_ok=True)
-    workers = min(workers or cpus(), len(jobs))
-    failures: dict[Job, str] = {}
+    prepare(root)
+    workers = min(cpus() if workers is None else workers, len(jobs))
     with Progress(root.name, 0) as display:
-        board = _Board(jobs, display)
-        waiting, tries = jobs, dict.fromkeys(jobs, 0)
-        while waiting:
-            waiting = _round(start, waiting, tries, failures, board, workers)
-    return failures
+        return _Pool(start, workers, _Board(jobs, display)).run(jobs)
 
 
 def cpus() -> int:
@@ -85,45 +93,101 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _round(start, jobs, tries, failures, board, workers) -> list[Job]:
-    """Runs jobs on one pool; returns those to run again as a worker died beside them."""
-    again = []
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_share_cpus, initargs=(cpus() // workers,)
-    )
-    try:
-        futures = {pool.submit(start, job): job for job in jobs}
-        waiting = set(futures)
-        while waiting:
-            done, waiting = concurrent.futures.wait(waiting, timeout=0.5)
-            for future in done:
-                job, error = futures[future], future.exception()
-                if isinstance(error, concurrent.futures.process.BrokenProcessPool):
-                    begun = (job.run_dir / RUN).exists()
-                    tries[job] += begun
-                    if tries[job] < 2:
-                        again.append(job)
-                        continue
-                    error = RuntimeError("its process died twice")
-                if error is not None:
-                    known = isinstance(error, RunError)
-                    failures[job] = str(error) if known else f"{type(error).__name__}: {error}"
-                board.finished(job, failures.get(job))
-            board.show()
-    except BaseException:
-        for process in (pool._processes or {}).values():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return again
+class _Worker:
+    """A process that runs one job after another."""
+
+    def __init__(self, start, threads: int):
+        context = multiprocessing.get_context("spawn")
+        self.connection, there = context.Pipe()
+        self.process = context.Process(target=_work, args=(start, there, threads))
+        self.process.start()
+        there.close()  # so that the death of the process ends the connection
+        self.job: Job | None = None
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        self.connection.send(job)
+
+    def result(self) -> str | None:
+        """The error of the job that has ended, None if there was none."""
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            return f"its process died with exit code {self.process.exitcode}"
 
 
-def _share_cpus(threads: int) -> None:
-    """Gives a worker its share of the CPUs; read when it starts TensorFlow."""
+class _Pool:
+    """Keeps a number of workers busy; replaces those that die."""
+
+    def __init__(self, start, workers: int, board: _Board):
+        self.start, self.board = start, board
+        self.threads = max(1, cpus() // workers)
+        self.workers = [_Worker(start, self.threads) for _ in range(workers)]
+
+    def run(self, jobs: list[Job]) -> dict[Job, str]:
+        """Runs the jobs; returns the errors of those that failed."""
+        failures: dict[Job, str] = {}
+        waiting = collections.deque(jobs)
+        try:
+            for worker in self.workers:
+                worker.give(waiting.popleft())
+            while busy := [worker for worker in self.workers if worker.job]:
+                ended = multiprocessing.connection.wait([w.connection for w in busy], timeout=0.5)
+                for worker in busy:
+                    if worker.connection in ended:
+                        self._end(worker, waiting, failures)
+                self.board.show()
+        except BaseException:
+            for worker in self.workers:
+                worker.process.kill()
+            raise
+        finally:
+            for worker in self.workers:
+                worker.connection.close()
+                worker.process.join()
+        return failures
+
+    def _end(self, worker: _Worker, waiting: collections.deque, failures: dict[Job, str]) -> None:
+        job, error = worker.job, worker.result()
+        assert job is not None
+        if error:
+            failures[job] = error
+        self.board.finished(job, error)
+        worker.job = None
+        if waiting:
+            if not worker.process.is_alive():
+                worker.connection.close()
+                self.workers.remove(worker)
+                self.workers.append(worker := _Worker(self.start, self.threads))
+            worker.give(waiting.popleft())
+
+
+def _work(start, connection, threads: int) -> None:
+    """What a worker does: jobs, until there are no more or the parent is gone."""
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ[name] = str(max(1, threads))
+        os.environ[name] = str(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C does
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        error = None
+        try:
+            start(job)
+        except Exception as failure:
+            known = isinstance(failure, RunError)
+            error = str(failure) if known else f"{type(failure).__name__}: {failure}"
+        connection.send(error)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class _Board:

@@ -13,6 +13,7 @@ import tempfile
 import traceback
 
 USAGE, FAILED = 2, 1  # exit codes
+LOG = "log.txt"  # of a run: messages, and the traceback of what ended it
 
 
 class UsageError(Exception):
@@ -51,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", metavar="D", help="directory for files, default RUN_DIR/report")
     report.add_argument("--metric", default="online_accuracy", metavar="M")
     report.add_argument("--format", nargs="+", default=["csv", "png", "svg"], metavar="F")
+    report.add_argument("--share", type=float, default=0.1, help="of the tasks in a window")
+    report.add_argument("--control", default="fresh", metavar="METHOD")
+    report.add_argument("--interval", choices=("t", "bca"), default="t")
     report.set_defaults(command=_report)
 
     listing = commands.add_parser("list", help="the gin files below ./gin and what they cost")
@@ -76,43 +80,50 @@ def _train(arguments) -> int:
     from keras_plasticity import configurables
 
     gin = configurables.gin
-    swept = _query(gin, "sweep.methods") is not None
-    benchmark, method = (files[0].stem, None) if swept else (files[0].parent.name, files[0].stem)
-    options: dict = {"run_dir": arguments.run_dir or pathlib.Path("runs") / benchmark}
-    if not swept:
-        options["methods"] = {method: ()}
-    if arguments.workers:
-        options["workers"] = arguments.workers
-    if arguments.seeds:
-        if _query(gin, "%seed") is None:
-            raise UsageError("--seeds needs a gin file that uses the macro `seed`, as in %seed.")
-        options["seeds"] = arguments.seeds
-    elif _query(gin, "sweep.seeds") is None:
-        options["seeds"] = [_query(gin, "%seed") or 0]
-    single = not swept and len(options.get("seeds", ())) == 1
+    methods = _query(gin, "sweep.methods")
+    swept = methods is not None
+    benchmark, method = (files[0].stem, "") if swept else (files[0].parent.name, files[0].stem)
+    seeds = arguments.seeds or _query(gin, "sweep.seeds") or [_query(gin, "%seed") or 0]
+    if arguments.seeds and _query(gin, "%seed") is None:
+        raise UsageError("--seeds needs a gin file that uses the macro `seed`, as in %seed.")
+    root = pathlib.Path(arguments.run_dir or pathlib.Path("runs") / benchmark)
+    single = not swept and len(seeds) == 1
     start = functools.partial(
         train_one, files, arguments.gin_param, benchmark=benchmark, in_process=single
     )
-    launch = _train_here if single else configurables.run_sweep
-    failures = launch(start, **options)
-    for job, error in failures.items():
-        print(f"{job.method} seed {job.seed} failed: {_one_line(error)}", file=sys.stderr)
-    root = pathlib.Path(options["run_dir"])
-    if any(root.rglob("metrics.jsonl")):
-        _print_report([root], root / "report", "online_accuracy", ("csv", "png", "svg"))
+    if single:
+        failures = _train_here(start, method, seeds[0], root)
+    else:
+        for bindings in (methods or {}).values():  # misspelt names, before anything is run
+            _parse(files, [*bindings, *arguments.gin_param])
+        given = {"methods": methods if swept else {method: ()}, "seeds": seeds}
+        given |= {"workers": arguments.workers} if arguments.workers is not None else {}
+        try:
+            failures = configurables.run_sweep(start, root, **given)
+        except (ValueError, TypeError) as error:
+            raise UsageError(_one_line(error)) from error
+    for job, text in failures.items():
+        print(f"{job.method} seed {job.seed} failed: {_one_line(text)}", file=sys.stderr)
+        print(f"  more in {job.run_dir / LOG}", file=sys.stderr)
+    if any(path.stat().st_size for path in root.rglob("metrics.jsonl")):
+        _print_report([root], root / "report")
     return FAILED if failures else 0
 
 
-def _train_here(start, *, run_dir, methods, seeds, workers=None) -> dict:
+def _train_here(start, method: str, seed: int, root: pathlib.Path) -> dict:
     from keras_plasticity.sweep import Job
 
-    (method,), (seed,) = methods, seeds
-    job = Job(method, tuple(methods[method]), seed, pathlib.Path(run_dir) / method / f"seed_{seed}")
+    job = Job(method, (), seed, root / method / f"seed_{seed}")
+    rows = job.run_dir / "metrics.jsonl"
+    begun = rows.exists()
     try:
         start(job)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise UsageError(_one_line(error)) from error
     except Exception as error:
+        usage = isinstance(error, (ValueError, TypeError, FileNotFoundError))
+        if usage and rows.exists() == begun:  # training has not begun
+            raise UsageError(_one_line(error)) from error
+        with open(job.run_dir / LOG, "a") as log:
+            traceback.print_exc(file=log)
         return {job: f"{type(error).__name__}: {error}"}
     return {}
 
@@ -148,7 +159,7 @@ def train_one(files, bindings, job, *, benchmark: str, in_process: bool) -> None
     except Exception as error:
         if in_process:
             raise
-        traceback.print_exc()  # to the worker's log
+        traceback.print_exc()  # to the log
         # what gin raises cannot be sent between processes
         raise RunError(f"{type(error).__name__}: {_one_line(error)}") from None
     finally:
@@ -156,9 +167,9 @@ def train_one(files, bindings, job, *, benchmark: str, in_process: bool) -> None
 
 
 def _log_to(run_dir: pathlib.Path) -> None:
-    """Sends the messages of this process to the run's `worker.log`."""
+    """Sends the messages of this process to the run's log."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    log = os.open(run_dir / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(run_dir / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
@@ -220,15 +231,23 @@ def _query(gin, name: str):
 
 
 def _report(arguments) -> int:
-    _print_report(arguments.paths, arguments.out, arguments.metric, arguments.format)
+    _print_report(
+        arguments.paths,
+        arguments.out,
+        metric=arguments.metric,
+        formats=arguments.format,
+        share=arguments.share,
+        control=arguments.control,
+        method=arguments.interval,
+    )
     return 0
 
 
-def _print_report(paths, out, metric, formats) -> None:
+def _print_report(paths, out, **options) -> None:
     from keras_plasticity.report import report
 
     try:
-        report(paths, out=out, metric=metric, formats=formats)
+        report(paths, out=out, **options)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 import time
 import typing
@@ -16,7 +17,7 @@ from keras_plasticity.evaluation import Evaluator
 from keras_plasticity.hooks import FusedSteps, InGraphCallback, StepHooks
 from keras_plasticity.progress import Progress
 from keras_plasticity.streams import Stream, Task
-from keras_plasticity.writers import RowWriter
+from keras_plasticity.writers import METRICS, RowWriter
 
 _EPOCH = ("on_epoch_begin", "on_epoch_end")
 _BATCH = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
@@ -91,7 +92,7 @@ class Training:
         fused.assign(data.x, data.y)
         if self.step == 0:
             self._announce("on_task_begin", task)
-        self._per_epoch = per_epoch = task.steps_per_epoch
+        per_epoch = task.steps_per_epoch
         blocks = FusedSteps.blocks(
             task.order(),
             self.size,
@@ -105,9 +106,8 @@ class Training:
         if self.by_epoch:
             arguments = {"epochs": task.epochs, "initial_epoch": self.step // per_epoch}
             arguments["steps_per_epoch"] = -(-per_epoch // self.size)
-        if self.step < task.steps:  # else it was stopped between the last update and the row
-            callbacks = [fused, *self.callbacks, recorder]
-            self.model.fit(blocks, shuffle=False, verbose=0, callbacks=callbacks, **arguments)
+        callbacks = [fused, *self.callbacks, recorder]
+        self.model.fit(blocks, shuffle=False, verbose=0, callbacks=callbacks, **arguments)
         row = self._row(task, fused, begun)
         self._announce("on_task_end", task)
         return row
@@ -118,29 +118,29 @@ class Training:
         losses = logs.get("task_loss", logs["loss"])
         hits = logs.get("accuracy") if self.classes else None
         first = slice(task.steps_per_epoch)
-        train = self.evaluate(fused.x, fused.y, data.index)
-        if not np.isfinite(train[0]):
+        train_loss, train_accuracy = self.evaluate(fused.x, fused.y, data.index)
+        if train_loss is None or not math.isfinite(train_loss):
             raise NonFiniteLossError(
-                f"The training loss is {train[0]} at the end of task {task.index}."
+                f"The training loss is {train_loss} at the end of task {task.index}."
             )
         test: tuple = (None, None)
         if data.x_test is not None and data.test_labels_meaningful:
             if self._test[0] is not data.x_test:
                 self._test = (data.x_test, tf.constant(data.x_test))
             loss, accuracy = self.evaluate(self._test[1], data.y_test, data.test_index)
-            test = (loss if np.isfinite(loss) else None, accuracy)
+            test = (loss if loss is not None and math.isfinite(loss) else None, accuracy)
         return {
             "task": task.index,
             "name": task.name,
             "step": self.first_step + self.step,
-            "epochs": task.epochs,
+            "epochs": -(-self.step // task.steps_per_epoch),
             "first_presentation_accuracy": _mean(hits, first),
             "online_accuracy": _mean(hits),
-            "train_accuracy": train[1],
+            "train_accuracy": train_accuracy,
             "test_accuracy": test[1],
             "first_presentation_loss": _mean(losses, first),
             "online_loss": _mean(losses),
-            "train_loss": train[0],
+            "train_loss": train_loss,
             "test_loss": test[0],
             "seconds": round(time.time() - begun, 3),
             "wall_time": round(time.time(), 3),
@@ -152,8 +152,10 @@ class Training:
         self.task_index, self.first_step = self.task_index + 1, row["step"]
         self.step, self._seconds, self._logs = 0, 0.0, []
         self.finished = self.task_index == len(self.stream)
-        if self.finished or self._save_is_due():
+        if self.finished:
             self._save()
+        else:
+            self.save_if_due()
 
     def earlier_accuracy(self) -> list[float | None] | None:
         """Accuracy on the tasks up to the present one, in order."""
@@ -177,7 +179,14 @@ class Training:
         self._checkpoint_seconds, self._saved = checkpoint_seconds, time.monotonic()
         loaded = checkpoint.load(self.run_dir)
         if loaded is None:
+            rows = self.run_dir / METRICS
+            if rows.exists() and rows.stat().st_size:
+                raise checkpoint.CheckpointError(
+                    f"{rows} holds rows without a checkpoint beside it. Put the checkpoint back, "
+                    "or choose another run directory."
+                )
             self._writer = RowWriter(self.run_dir)
+            self._save()  # from now on rows without a checkpoint mean damage
             return
         arrays, progress = loaded
         logs = {key: arrays.pop(key) for key in list(arrays) if key.startswith("logs/")}
@@ -188,16 +197,19 @@ class Training:
         self.finished = progress["finished"]
         self._writer = RowWriter(self.run_dir, progress["rows"])
 
-    def record(self, logs: dict[str, np.ndarray], seconds: float) -> None:
-        """Takes the logs of one call and writes a checkpoint when one is due."""
+    def record(self, logs: dict[str, np.ndarray]) -> None:
+        """Takes the logs of one call."""
         self._logs.append(logs)
         self.step += len(logs["loss"])
-        whole_epoch = self.step % self._per_epoch == 0
-        if (whole_epoch or not self.by_epoch) and self._save_is_due():
-            self._save(seconds)
 
-    def _save_is_due(self) -> bool:
-        return time.monotonic() - self._saved >= self._checkpoint_seconds
+    def save_if_due(self, seconds: float = 0.0) -> None:
+        """Writes a checkpoint if the last one is old enough.
+
+        Args:
+            seconds: float, spent on the task that is under way.
+        """
+        if time.monotonic() - self._saved >= self._checkpoint_seconds:
+            self._save(seconds)
 
     def _save(self, seconds: float = 0.0) -> None:
         progress = {
@@ -228,7 +240,7 @@ class Training:
 
 
 class _Recorder(keras.callbacks.Callback):
-    """Hands the logs of every call to the run and shows how far it is."""
+    """Hands the logs of every call to the run, saves it, and shows how far it is."""
 
     def __init__(self, training: Training, task: Task, fused: FusedSteps, display, begun: float):
         super().__init__()
@@ -246,9 +258,19 @@ class _Recorder(keras.callbacks.Callback):
                 f"update {step} of {task.steps}, update {training.first_step + step} of the run. "
                 "The rows so far are kept."
             )
-        training.record(new, time.time() - self.begun)
+        training.record(new)
+        if not training.by_epoch:
+            self._save_within_task()
         note = f"online accuracy {new['accuracy'].mean():.3f}" if training.classes else ""
         self.display.update(task.index + training.step / task.steps, note)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.training.by_epoch:  # after the callbacks of the user
+            self._save_within_task()
+
+    def _save_within_task(self):
+        if self.training.step < self.task.steps:  # at its end, after `fit` has returned
+            self.training.save_if_due(time.time() - self.begun)
 
 
 def _overrides(callback, names) -> bool:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import keras_plasticity as kp
+from keras_plasticity.checkpoint import CheckpointError
 from keras_plasticity.experiment import NonFiniteLossError, run
-from keras_plasticity.run_directory import RunDirectoryError
+from keras_plasticity.run_directory import RunDirectoryError, locked
 
 TIMES = ("seconds", "wall_time")
 
@@ -53,6 +54,16 @@ class CountTasks(keras.callbacks.Callback):
 
     def on_task_end(self, task, model):
         self.ended.append(task.index)
+
+
+class StopAtTask(keras.callbacks.Callback):
+    def __init__(self, index):
+        super().__init__()
+        self.index = index
+
+    def on_task_begin(self, task, model):
+        if task.index == self.index:
+            raise KeyboardInterrupt
 
 
 def test_rows_and_files(tmp_path):
@@ -280,7 +291,6 @@ def test_evaluate_earlier(tmp_path):
         (lambda: (source(), small, "adam"), "`stream` must be"),
         (lambda: (stream(), small((5, 5, 1), 3), "adam"), "inputs of shape"),
         (lambda: (stream(), small((4, 4, 1), 2), "adam"), "2 outputs"),
-        (lambda: (stream(), small, None), "`optimizer` must be given"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
@@ -295,13 +305,144 @@ def test_run_directory_that_cannot_be_written(tmp_path):
         go(tmp_path, run_dir=tmp_path / "file" / "run")
 
 
+def test_fused_steps_must_be_positive(tmp_path):
+    with pytest.raises(ValueError, match="`fused_steps` must be at least 1"):
+        go(tmp_path, fused_steps=-1)
+
+
+def test_other_labels_are_refused_and_a_finished_run_keeps_its_record(tmp_path):
+    go(tmp_path, method="plain")
+    before = (tmp_path / "run/run.json").read_bytes()
+    go(tmp_path, method="plain")
+    assert (tmp_path / "run/run.json").read_bytes() == before
+
+
+def test_resumed_run_of_another_method_is_refused(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, stream(), small, "adam", [StopAtTask(1)], method="plain")
+    with pytest.raises(RunDirectoryError, match="method is 'plain' there and 'other' here"):
+        go(tmp_path, stream(), small, "adam", [StopAtTask(1)], method="other")
+
+
+def test_second_process_is_kept_out(tmp_path):
+    (tmp_path / "run").mkdir()
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(RunDirectoryError, match="Another process"),
+    ):
+        go(tmp_path)
+
+
+def test_rows_whose_checkpoints_are_gone_are_refused(tmp_path):
+    go(tmp_path)
+    for path in (tmp_path / "run").glob("checkpoint*"):
+        path.unlink()
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match="without a checkpoint"):
+        go(tmp_path)
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("at", ["task", "epoch"])
+def test_stop_and_go_on_with_state_in_epoch_callbacks(tmp_path, at):
+    """A callback that lowers the learning rate at each epoch's end, with its own state."""
+
+    class Decay(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.count = keras.Variable(0.0, name="count")
+            self.variables = [self.count]
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.count.assign_add(1.0)
+            rate = self.model.optimizer.learning_rate
+            self.model.optimizer.learning_rate = rate * 0.8
+
+    def start(name, stop):
+        arguments = stream(), small, keras.optimizers.SGD(0.5), [Decay(), stop]
+        with pytest.warns(UserWarning, match="every epoch"):
+            return go(tmp_path, *arguments, run_dir=tmp_path / name, checkpoint_seconds=0.0)
+
+    class Never(keras.callbacks.Callback):
+        def on_task_begin(self, task, model):
+            pass
+
+        def on_epoch_begin(self, epoch, logs=None):
+            pass
+
+        def get_config(self):
+            return {}
+
+    class Once(Never):
+        stopped = False
+
+        def stop(self):
+            if not Once.stopped:
+                Once.stopped = True
+                raise KeyboardInterrupt
+
+        def on_task_begin(self, task, model):
+            if at == "task" and task.index == 1:
+                self.stop()
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if at == "epoch" and epoch == 1:
+                self.stop()
+
+    whole = start("whole", Never())
+    Once.__name__ = "Never"  # the same configuration
+    with pytest.raises(KeyboardInterrupt):
+        start("run", Once())
+    assert rows_without_times(start("run", Once())) == rows_without_times(whole)
+
+
+def test_class_subset_without_jit_and_flexible_inputs(tmp_path):
+    def flexible(input_shape, num_outputs):
+        inputs = keras.Input((None, None, 1))
+        x = keras.layers.GlobalAveragePooling2D()(inputs)
+        return keras.Model(inputs, keras.layers.Dense(num_outputs)(x))
+
+    tasks = stream([kp.streams.ClassSubset(2)])
+    rows = go(tmp_path, tasks, flexible, "adam")
+    assert all(0 <= row["train_accuracy"] <= 1 for row in rows)
+
+
+def test_penalties_of_a_model_that_was_not_built(tmp_path):
+    def unbuilt(input_shape, num_outputs):
+        penalty = keras.regularizers.L2(100.0)
+        return keras.Sequential(
+            [keras.layers.Flatten(), keras.layers.Dense(num_outputs, kernel_regularizer=penalty)]
+        )
+
+    (row,) = go(tmp_path, stream(num_tasks=1), unbuilt, keras.optimizers.SGD(0.0))
+    assert row["online_loss"] == pytest.approx(row["train_loss"], rel=1e-4)
+
+
+def test_other_wiring_is_another_configuration(tmp_path):
+    def wired(skip):
+        def build(input_shape, num_outputs):
+            inputs = keras.Input(input_shape)
+            x = keras.layers.Flatten()(inputs)
+            a = keras.layers.Dense(16)(x)
+            b = keras.layers.Dense(16)(a)
+            x = keras.layers.Add()([a if skip else b, b])
+            return keras.Model(inputs, keras.layers.Dense(num_outputs)(x))
+
+        return build
+
+    go(tmp_path, stream(), wired(False), "adam")
+    go(tmp_path, stream(), wired(False), "adam")
+    with pytest.raises(RunDirectoryError, match="model"):
+        go(tmp_path, stream(), wired(True), "adam")
+
+
 def test_keras_dropout_is_warned_of(tmp_path):
     model = keras.Sequential(
         [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dropout(0.1),
          keras.layers.Dense(3)]
     )  # fmt: skip
-    with pytest.warns(UserWarning, match="150 times slower"):
-        go(tmp_path, stream(num_tasks=1), model, "adam")
+    with pytest.warns(UserWarning, match="times slower"):
+        go(tmp_path, stream(num_tasks=1), model, "adam", jit_compile=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         go(tmp_path, run_dir=tmp_path / "ours")

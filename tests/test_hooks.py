@@ -170,6 +170,46 @@ def test_plain_again_after_an_interrupt_in_a_foreign_callback(error):
     assert "make_train_function" not in vars(model)
 
 
+def test_state_survives_a_plain_fit_in_between():
+    model, counter = compiled(), CountSteps()
+    x = X.astype("float32")
+    for callbacks in ([counter], [], [counter]):
+        model.fit(x, Y, batch_size=4, verbose=0, callbacks=callbacks)
+    assert int(counter.count) == 32
+
+
+@pytest.mark.parametrize("method", ["evaluate", "predict"])
+def test_evaluate_and_predict_do_not_arm_the_next_fit(method):
+    model, counter = compiled(), CountSteps()
+    x = X.astype("float32")
+    model.fit(x, Y, batch_size=4, verbose=0, callbacks=[counter])
+    data = (x, Y) if method == "evaluate" else (x,)
+    getattr(model, method)(*data, verbose=0, callbacks=[counter])
+    model.fit(x, Y, batch_size=4, verbose=0)
+    assert int(counter.count) == 16
+
+
+def test_variables_in_containers_are_found():
+    class Many(InGraphCallback):
+        def build(self, model):
+            self.by_layer = {"a": [keras.Variable(0.0)], "b": keras.Variable(1.0)}
+            self.seeds = keras.random.SeedGenerator(3)
+
+    many = Many()
+    many.set_model(compiled())
+    many.build(many.model)
+    assert len(many.variables) == 3
+
+
+@pytest.mark.parametrize("steps_per_execution", [3, 5])
+def test_fused_steps_with_steps_per_execution_of_the_user(steps_per_execution):
+    one, several = compiled(), compiled()
+    several.steps_per_execution = steps_per_execution
+    expected = train(one, 6)
+    assert np.array_equal(train(several, 6), expected)
+    assert same(weights(one), weights(several))
+
+
 def test_recompiled_model_takes_the_new_loss():
     model, counter = compiled(), CountSteps()
     x = X.astype("float32")

@@ -67,7 +67,7 @@ class PermutePixels(Transform):
 
     def __call__(self, data: Data, *, seed: int, task: int, num_tasks: int) -> Data:
         shape = data.x_train.shape[1:]
-        places = shape[:-1] if len(shape) > 1 else shape
+        places = shape[:-1] if len(shape) > 2 else shape  # (H, W, C), (H, W) or features
         positions = int(np.prod(places))
         order = self.permutation(positions, seed=seed, task=task)
         rest = shape[len(places) :]
