@@ -329,7 +329,7 @@ class FusedSteps(keras.callbacks.Callback):
 
 
 def steps_per_call(model: keras.Model, batch_size: int) -> int:
-    """Returns how many updates to fuse: about a tenth of a second's work, 1000 at most.
+    """Returns how many updates to fuse: about a tenth of a second's work, 2500 at most.
 
     The work of an update is taken as `6 * batch_size * multiply-adds` of a forward
     pass on one example, a call's as 2e10 operations. A function of the network alone,
@@ -342,7 +342,7 @@ def steps_per_call(model: keras.Model, batch_size: int) -> int:
         shape = getattr(getattr(layer, "output", None), "shape", None) or ()
         positions = math.prod(n for n in shape[1:-1] if n)
         multiply_adds += positions * sum(math.prod(w.shape) for w in layer.trainable_weights)
-    return max(1, min(1000, int(2e10 / (6 * batch_size * max(1, multiply_adds)))))
+    return max(1, min(2500, int(2e10 / (6 * batch_size * max(1, multiply_adds)))))
 
 
 def to_float(x, scale: float):
