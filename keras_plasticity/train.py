@@ -180,7 +180,11 @@ def _parse(files, bindings) -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     with _quiet():
+        import tensorflow as tf
+
         from keras_plasticity import configurables
+
+        tf.config.list_physical_devices()  # says at length that there is no GPU
     gin = configurables.gin
     with gin.unlock_config():
         gin.clear_config()
@@ -203,7 +207,7 @@ def _one_line(error: BaseException | str) -> str:
 
 @contextlib.contextmanager
 def _quiet():
-    """Holds back what TensorFlow prints when it is imported, unless the import fails."""
+    """Holds back what TensorFlow prints when it starts, unless it fails to."""
     if "tensorflow" in sys.modules:
         yield
         return
@@ -260,13 +264,14 @@ def _list(arguments) -> int:
     import rich.console
     import rich.table
 
-    table = rich.table.Table("gin file", "what it shows", "cost")
+    table = rich.table.Table(box=None)
+    for title in ("gin file", "what it shows", "on 2 CPU cores, digits"):
+        table.add_column(title, no_wrap=title == "gin file")
     for file in files:
         header = _header(file)
         if "cost" in header:
             table.add_row(str(file), header["title"], header["cost"])
-    console = rich.console.Console()
-    console.print(table)
+    rich.console.Console().print(table)
     return 0
 
 

@@ -16,7 +16,7 @@ from keras_plasticity import streams
 def class_permutation(
     dataset: str = "kp_digits",
     data_dir: str | None = None,
-    num_tasks: int = 50,
+    num_tasks: int = 30,
     examples: int | None = None,
     updates: int = 400,
     batch_size: int = 32,

@@ -17,7 +17,7 @@ from keras_plasticity import streams
 def pixel_permutation(
     dataset: str = "kp_digits",
     data_dir: str | None = None,
-    num_tasks: int = 50,
+    num_tasks: int = 30,
     examples: int | None = None,
     updates: int = 400,
     batch_size: int = 32,
