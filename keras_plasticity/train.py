@@ -265,13 +265,13 @@ def _list(arguments) -> int:
     import rich.table
 
     table = rich.table.Table(box=None)
-    for title in ("gin file", "what it shows", "on 2 CPU cores, digits"):
+    for title in ("gin file", "what it shows", "cost"):
         table.add_column(title, no_wrap=title == "gin file")
     for file in files:
         header = _header(file)
         if "cost" in header:
             table.add_row(str(file), header["title"], header["cost"])
-    rich.console.Console().print(table)
+    rich.console.Console().print(table, "Costs: for digits, on two CPU cores.", sep="\n")
     return 0
 
 
