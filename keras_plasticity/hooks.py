@@ -24,6 +24,8 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
+_KEPT_FUNCTIONS = 4  # of a model; each holds its callbacks and a compiled step
+
 
 @dataclasses.dataclass(frozen=True)
 class StepOutputs:
@@ -157,6 +159,8 @@ class StepHooks:
             return model.make_train_function(force=force)
         if force or armed not in self._functions:
             self._functions[armed] = self._make(armed)
+        for old in list(self._functions)[:-_KEPT_FUNCTIONS]:
+            del self._functions[old]
         self._current = model.train_function = self._functions[armed]
 
     def release(self):
@@ -220,8 +224,8 @@ class FusedSteps(keras.callbacks.Callback):
             update of the last call, in order.
 
     Raises:
-        ValueError: gradient accumulation is on, which cannot be told apart from
-            updates inside a block.
+        ValueError: the optimizer accumulates gradients: its updates are not the steps
+            that a block counts.
     """
 
     def __init__(self, x, y, scale: float = 1 / 255):
@@ -243,8 +247,8 @@ class FusedSteps(keras.callbacks.Callback):
         super().set_model(model)
         if getattr(model.optimizer, "gradient_accumulation_steps", None):
             raise ValueError(
-                "Fused steps and gradient accumulation do not go together. Pass "
-                "fused=False, or an optimizer without gradient accumulation. Received: "
+                "Fused steps and gradient accumulation do not go together. Use an optimizer "
+                "without gradient accumulation. Received: "
                 f"gradient_accumulation_steps={model.optimizer.gradient_accumulation_steps}"
             )
         StepHooks.of(model).arm(self)
@@ -315,8 +319,8 @@ class FusedSteps(keras.callbacks.Callback):
             calls: list[np.ndarray] = []
             while len(calls) < model.steps_per_execution:
                 try:
-                    data = next(iterator) if model.run_eagerly else None
-                    logs, values, count = fused(data) if model.run_eagerly else block(iterator)
+                    eager = model.run_eagerly
+                    logs, values, count = fused(next(iterator)) if eager else block(iterator)
                 except (StopIteration, tf.errors.OutOfRangeError):
                     if calls:
                         break

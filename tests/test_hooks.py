@@ -237,6 +237,20 @@ def test_no_tracing_from_task_to_task():
     assert len(traces) == 1
 
 
+def test_old_functions_are_let_go():
+    model, x = compiled(), X.astype("float32")
+    for _ in range(6):
+        model.fit(x, Y, batch_size=32, verbose=0, callbacks=[CountSteps()])
+    assert len(StepHooks.of(model)._functions) == 4
+
+
+def test_eager_fused_steps_agree():
+    graph, eager = compiled(), compiled()
+    eager.run_eagerly = True
+    order = ORDER[:6]
+    assert np.allclose(train(graph, 4, order=order), train(eager, 4, order=order), atol=1e-5)
+
+
 def test_custom_train_step_of_a_subclass():
     class Own(keras.Model):
         def train_step(self, data):
