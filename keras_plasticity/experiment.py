@@ -170,7 +170,7 @@ def _loop(training: Training, benchmark, method, seed, evaluate_earlier, progres
 
 def _build(model, stream: Stream) -> keras.Model:
     if not isinstance(model, keras.Model):
-        model = model(input_shape=stream.input_shape, num_outputs=stream.num_outputs)
+        model = model(stream.input_shape, stream.num_outputs)
     if not model.built:
         model.build((None, *stream.input_shape))
     takes, given = tuple(model.input_shape[1:]), tuple(stream.input_shape)

@@ -209,9 +209,9 @@ class FusedSteps(keras.callbacks.Callback):
     hooks of other callbacks. A block may hold fewer updates than its size, so a
     task of any length runs without tracing anew.
 
-    Within a block the metrics are reset before each update, so `step_logs` holds
-    the value of every update by itself; the logs that other callbacks see are the
-    means over the block.
+    `step_logs` holds the logs of every update by itself. Other callbacks see what Keras
+    shows them: metrics over the epoch so far. For that the states of the metrics are
+    added up over updates, which is right for all metrics that count or average.
 
     Args:
         x: inputs, shape `(examples, ...)`, any dtype; integers are multiplied by
@@ -288,7 +288,7 @@ class FusedSteps(keras.callbacks.Callback):
         def batch(indices):
             return to_float(tf.gather(self.x, indices), self.scale), tf.gather(self.y, indices)
 
-        names: list[str] = []
+        names: list[str] = []  # of the logs, known once the step is traced
 
         def fused(data):
             indices, position = data
@@ -296,17 +296,24 @@ class FusedSteps(keras.callbacks.Callback):
             if not names:
                 names.extend(_log_names(model, step, batch(indices[0])))
 
-            def body(i, values):
+            states = [v for metric in model.metrics for v in metric.variables]
+            before = [tf.convert_to_tensor(state) for state in states]
+
+            def body(i, values, sums):
                 model.reset_metrics()
                 at = first + i
                 logs = step(batch(tf.gather(indices, i)), task, at // epoch_steps, at)
                 row = tf.stack([tf.cast(logs[name], tf.float32) for name in names])
-                return i + 1, tf.tensor_scatter_nd_update(values, [[i]], row[None])
+                sums = [total + state for total, state in zip(sums, states, strict=True)]
+                return i + 1, tf.tensor_scatter_nd_update(values, [[i]], row[None]), sums
 
-            start = tf.zeros([indices.shape[0], len(names)])
-            _, values = tf.while_loop(lambda i, _: i < count, body, [tf.constant(0), start])
-            logs = tf.reduce_sum(values, 0) / tf.cast(count, tf.float32)
-            return dict(zip(names, tf.unstack(logs), strict=True)), values, count
+            start = [tf.constant(0), tf.zeros([indices.shape[0], len(names)]), before]
+            _, values, sums = tf.while_loop(lambda i, *_: i < count, body, start)
+            for state, total in zip(states, sums, strict=True):
+                state.assign(total)
+            means = tf.unstack(tf.reduce_sum(values, 0) / tf.cast(count, tf.float32))
+            logs = dict(zip(names, means, strict=True)) | model.get_metrics_result()
+            return {name: logs[name] for name in names}, values, count
 
         if not model.run_eagerly:
             fused = tf.function(fused, jit_compile=model.jit_compile, autograph=False)

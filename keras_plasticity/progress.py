@@ -16,17 +16,17 @@ class Progress:
         total: int, number of tasks.
         done: number of tasks that were done before, fractions allowed.
         enabled: bool. Default True.
-        seconds_between_lines: float, where there is no terminal. Default 10.
+        seconds_between_lines: float, where there is no terminal. Default 5.
     """
 
     def __init__(
-        self, title: str, total: int, done: float = 0.0, enabled=True, seconds_between_lines=10.0
+        self, title: str, total: int, done: float = 0.0, enabled=True, seconds_between_lines=5.0
     ):
         self.title, self.total, self.first, self.enabled = title, total, done, enabled
         self.seconds_between_lines = seconds_between_lines
         self._started = self._last = time.monotonic()
         console = rich.console.Console(stderr=True)
-        self._bar = None
+        self._bar, self._ended = None, False
         if enabled and console.is_terminal:
             self._bar = rich.progress.Progress(
                 "{task.description}",
@@ -56,9 +56,10 @@ class Progress:
             return
         now = time.monotonic()
         finished = done >= self.total
-        if not self.enabled or (now - self._last < self.seconds_between_lines and not finished):
+        early = now - self._last < self.seconds_between_lines and not finished
+        if not self.enabled or early or self._ended:
             return
-        self._last = now
+        self._last, self._ended = now, finished
         self.line(f"{int(done)}/{self.total} tasks  {note}  {self._left(done, now)}".rstrip())
 
     def resize(self, total: int) -> None:

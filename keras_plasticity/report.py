@@ -115,8 +115,11 @@ def _title(rows: pd.DataFrame, metric: str, share: float, method: str) -> str:
     tasks = rows.groupby("run")["task"].nunique().max()
     size = results.window_size(tasks, share)
     kind = "t" if method == "t" else "BCa"
+    planned = rows["num_tasks"].max() if "num_tasks" in rows else tasks
+    part = f"UNFINISHED, the first {tasks} of " if tasks < planned else ""
     return (
-        f"{rows['benchmark'].iloc[0] or '(unnamed)'}: {metric}, {_tasks(tasks)}, windows of "
+        f"{rows['benchmark'].iloc[0] or '(unnamed)'}: {metric}, {part}"
+        f"{_tasks(int(planned) if part else tasks)}, windows of "
         f"{_tasks(size)}, 95 % {kind} intervals over seeds"
     )
 

@@ -8,6 +8,7 @@ import functools
 import gc
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import traceback
@@ -38,9 +39,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="run what a gin file describes")
-    train.add_argument("--gin_file", action="append", required=True, metavar="F")
     train.add_argument(
-        "--gin_param", action="append", default=[], metavar="B", help="a binding, e.g. norm='layer'"
+        "--gin_file", action="append", required=True, metavar="F", help="may be given several times"
+    )
+    train.add_argument(
+        "--gin_param",
+        action="append",
+        default=[],
+        metavar="B",
+        help="a binding, e.g. \"norm = 'layer'\"; may be given several times",
     )
     train.add_argument("--run_dir", metavar="D", help="default: runs/<benchmark>")
     train.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="default: the gin file's")
@@ -104,7 +111,11 @@ def _train(arguments) -> int:
             raise UsageError(_one_line(error)) from error
     for job, text in failures.items():
         print(f"{job.method} seed {job.seed} failed: {_one_line(text)}", file=sys.stderr)
-        print(f"  more in {job.run_dir / LOG}", file=sys.stderr)
+        log = job.run_dir / LOG
+        if log.exists() and log.stat().st_size:
+            print(f"  more in {log}", file=sys.stderr)
+    if failures:
+        print("The same command tries again and goes on where it was.", file=sys.stderr)
     if any(path.stat().st_size for path in root.rglob("metrics.jsonl")):
         _print_report([root], root / "report")
     return FAILED if failures else 0
@@ -169,7 +180,7 @@ def train_one(files, bindings, job, *, benchmark: str, in_process: bool) -> None
 def _log_to(run_dir: pathlib.Path) -> None:
     """Sends the messages of this process to the run's log."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    log = os.open(run_dir / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(run_dir / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
@@ -193,10 +204,29 @@ def _parse(files, bindings) -> None:
             for source in files:
                 gin.parse_config_file(str(source))
             for source in bindings:
+                _check_macro(gin, source)
                 gin.parse_config(source)
             gin.finalize()
         except Exception as error:
-            raise UsageError(f"{source}: {_one_line(error)}") from error
+            hint = ""
+            if isinstance(error, OSError):
+                hint = " Includes are relative to the repository's root: run this there."
+            if "malformed node" in str(error):
+                hint = " Text needs quotes, as in norm = 'layer'."
+            raise UsageError(f"{source}: {_one_line(error)}{hint}") from error
+
+
+def _check_macro(gin, binding: str) -> None:
+    """Refuses a binding of a macro that the gin files do not have."""
+    found = re.match(r"\s*(\w+)\s*=", binding)
+    if not found:
+        return
+    try:
+        gin.query_parameter(f"%{found[1]}")
+    except ValueError:
+        raise UsageError(
+            f"there is no macro `{found[1]}` in the gin files; gin/base.gin has the common ones"
+        ) from None
 
 
 def _one_line(error: BaseException | str) -> str:

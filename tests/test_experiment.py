@@ -150,9 +150,9 @@ def test_callback_on_epochs_cuts_the_fused_steps_and_changes_nothing(tmp_path):
         return go(tmp_path, *arguments, run_dir=tmp_path / str(len(list(tmp_path.iterdir()))))
 
     plain = with_callback()
-    with pytest.warns(UserWarning, match="every epoch"):
+    with pytest.warns(UserWarning, match="at every epoch"):
         by_epoch = with_callback(on_epoch)
-    with pytest.warns(UserWarning, match="every batch"):
+    with pytest.warns(UserWarning, match="at every batch"):
         by_batch = with_callback(on_batch)
     assert epochs == [0, 1] * 3
     assert len(batches) == 72
@@ -360,7 +360,7 @@ def test_stop_and_go_on_with_state_in_epoch_callbacks(tmp_path, at):
 
     def start(name, stop):
         arguments = stream(), small, keras.optimizers.SGD(0.5), [Decay(), stop]
-        with pytest.warns(UserWarning, match="every epoch"):
+        with pytest.warns(UserWarning, match="at every epoch"):
             return go(tmp_path, *arguments, run_dir=tmp_path / name, checkpoint_seconds=0.0)
 
     class Never(keras.callbacks.Callback):

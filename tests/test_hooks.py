@@ -98,6 +98,23 @@ def test_fused_agrees_with_plain_fit():
         assert np.allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.parametrize("steps,cut", [(5, 16), (16, 16), (48, None)])
+def test_callbacks_see_the_metrics_over_the_epoch(steps, cut):
+    model, fused, seen = compiled(), FusedSteps(X, Y), []
+    record = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs))
+    blocks = FusedSteps.blocks(ORDER, steps, epoch_steps=16, cut=cut)
+    epochs = 3 if cut else 1
+    model.fit(blocks, shuffle=False, verbose=0, epochs=epochs, callbacks=[fused, record],
+              steps_per_epoch=len(blocks) // epochs)  # fmt: skip
+    plain = compiled()
+    x = (X[ORDER] * np.float32(1 / 255)).reshape(epochs, -1, 6)
+    y = Y[ORDER].reshape(epochs, -1)
+    for logs, inputs, targets in zip(seen, x, y, strict=True):
+        history = plain.fit(inputs, targets, batch_size=4, shuffle=False, verbose=0).history
+        assert logs["loss"] == pytest.approx(history["loss"][0], rel=1e-4)
+        assert logs["accuracy"] == pytest.approx(history["accuracy"][0], rel=1e-4)
+
+
 def test_first_loss_is_that_of_the_first_batch_alone():
     model = compiled()
     x = X[ORDER[0]] * np.float32(1 / 255)

@@ -42,6 +42,8 @@ def test_one_run_ends_in_a_table(tmp_path, capsys):
         (["--gin_file", PLAIN, "--gin_param", "nothing.at_all = 1"], "nothing"),
         (["--gin_file", PLAIN, "--gin_param", "norm = 'layer"], "norm"),
         (["--gin_file", PLAIN, "--gin_param", "run.model = @mpl"], "mpl"),
+        (["--gin_file", PLAIN, "--gin_param", "nrom = 'layer'"], "no macro `nrom`"),
+        (["--gin_file", PLAIN, "--gin_param", "norm = layer"], "needs quotes"),
     ],
 )
 def test_errors_of_gin_are_one_line_and_exit_code_2(tmp_path, capsys, arguments, message):

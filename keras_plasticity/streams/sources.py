@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import typing
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -326,7 +327,17 @@ def _targets(name: str, value: typing.Any) -> np.ndarray:
             f"`{name}` must be labels of at least 0. Received: {name} from {array.min()} to "
             f"{array.max()}"
         )
+    if regression and array.ndim == 2 and array.shape[1] > 1 and _is_one_hot(array):
+        warnings.warn(
+            f"`{name}` looks one-hot and is taken as regression targets. For classification "
+            f"pass integer labels, {name}.argmax(-1).",
+            stacklevel=4,
+        )
     return np.array(array, np.float32 if regression else np.int32)
+
+
+def _is_one_hot(array: np.ndarray) -> bool:
+    return bool(np.isin(array, (0, 1)).all() and (array.sum(-1) == 1).all())
 
 
 def _check_pair(x_name: str, x: np.ndarray, y_name: str, y: np.ndarray) -> None:

@@ -118,3 +118,8 @@ def test_progress_bars_come_back():
     with sources._quiet():
         assert not tqdm_utils._active
     assert tqdm_utils._active == drawn
+
+
+def test_one_hot_labels_are_warned_of():
+    with pytest.warns(UserWarning, match="looks one-hot"):
+        streams.from_arrays(np.zeros((3, 2), "float32"), np.eye(3))
