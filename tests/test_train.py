@@ -98,7 +98,7 @@ def test_seeds_need_the_macro(tmp_path, capsys):
 def test_list_names_what_it_costs(capsys):
     assert train.main(["list"]) == 0
     out = capsys.readouterr().out
-    assert "gin/quickstart.gin" in out and "2 min" in out
+    assert "gin/quickstart.gin" in out and "3 min" in out
 
 
 def test_list_without_a_clone(tmp_path, monkeypatch, capsys):
