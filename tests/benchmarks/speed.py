@@ -103,8 +103,8 @@ def against(name, stream, widths, optimizer, learning_rate, skip_fit=False):
 def quickstart():
     """The quickstart's network and data."""
     stream = digits(PAIRS + 1, 1600)
-    name = "quickstart: 64-192x2-10, Adam, batch 32"
-    against(name, stream, (192,) * 2, keras.optimizers.Adam, 1e-3)
+    name = "quickstart: 64-160x2-10, Adam, batch 32"
+    against(name, stream, (160,) * 2, keras.optimizers.Adam, 1e-3)
 
 
 def online():
