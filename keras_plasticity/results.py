@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import glob
-import json
 import os
-import pathlib
 import typing
 
 import numpy as np
 import pandas as pd
 import scipy.stats
 
-ROWS_FILE = "metrics.jsonl"
-RUN_FILE = "run.json"
-RUN_KEYS = ("benchmark", "method", "seed", "uses_task_boundaries")
+from keras_plasticity.run_files import (
+    ROWS_FILE,
+    RUN_FILE,
+    PathLike,
+    paths_error,
+    read_rows,
+    read_run,
+    run_directories,
+)
+
 ACCURACIES = ["first_presentation_accuracy", "online_accuracy", "train_accuracy", "test_accuracy"]
 LOSSES = ["first_presentation_loss", "online_loss", "train_loss", "test_loss"]
 ROW_METRICS = [*ACCURACIES, *LOSSES, "seconds"]
@@ -37,7 +41,6 @@ _LAST_COLUMNS = ["seeds", "first", "last", "low", "high", "iqm"]
 _GAP_COLUMNS = ["gap_to_fresh", "gap_low", "gap_high", "retention", "seconds"]
 _SUMMARY_COLUMNS = [*_RUN_COLUMNS[:2], *_LAST_COLUMNS, *_GAP_COLUMNS, "uses_task_boundaries"]
 
-PathLike = str | os.PathLike[str]
 Values: typing.TypeAlias = "collections.abc.Sequence[float] | np.ndarray | pd.Series"
 
 
@@ -54,24 +57,6 @@ class PairedDifference:
     high: float
     n: int
     seeds: tuple[int, ...]
-
-
-def run_directories(*paths: PathLike) -> list[pathlib.Path]:
-    """Lists the run directories under `paths` (see `load`), with or without rows."""
-    found: dict[pathlib.Path, pathlib.Path] = {}
-    for path in paths:
-        text = os.fspath(path)
-        matches = [text] if os.path.exists(text) else glob.glob(text, recursive=True)
-        files: list[pathlib.Path] = []
-        for match in map(pathlib.Path, matches):
-            files += match.rglob(ROWS_FILE) if match.is_dir() else [match]
-        files = [file for file in files if file.name == ROWS_FILE]
-        if not files:
-            rule = f"a directory with {ROWS_FILE}, a root above such, or a glob pattern"
-            raise _paths_error(rule, f"paths={text!r}")
-        for file in files:
-            found.setdefault(file.parent.resolve(), file.parent)
-    return sorted(found.values())
 
 
 def load(*paths: PathLike) -> pd.DataFrame:
@@ -104,17 +89,17 @@ def load(*paths: PathLike) -> pd.DataFrame:
     """
     rows: list[dict[str, typing.Any]] = []
     for directory in run_directories(*paths):
-        description = _read_run(directory / RUN_FILE)
-        rows += [{**description, **row} for row in _read_rows(directory / ROWS_FILE)]
+        description = read_run(directory / RUN_FILE)
+        rows += [{**description, **row} for row in read_rows(directory / ROWS_FILE)]
     if not rows:
         received = tuple(os.fspath(path) for path in paths)
-        raise _paths_error("at least one run with a finished task", f"paths={received!r}")
+        raise paths_error("at least one run with a finished task", f"paths={received!r}")
     df = pd.DataFrame(rows)
     df = df[_COLUMNS + [name for name in df if name not in _COLUMNS]]
     streams = df.groupby(["benchmark", "seed"])["stream"].nunique()
     if (streams > 1).any():
         rule = "runs in which a benchmark and seed stand for one stream of tasks"
-        raise _paths_error(rule, f"different streams for {streams[streams > 1].index.tolist()}")
+        raise paths_error(rule, f"different streams for {streams[streams > 1].index.tolist()}")
     df = df.drop(columns="stream")
     floats = {name: "float64" for name in ROW_METRICS if name in df}
     return df.astype(floats).sort_values([*_RUN_COLUMNS, "task"], ignore_index=True)
@@ -370,40 +355,3 @@ def _paired(runs: pd.DataFrame, a: str, b: str, window: str, method: str) -> Pai
     low, high = interval(difference, method=method)
     seeds = tuple(int(seed) for seed in pairs.index)
     return PairedDifference(float(difference.mean()), low, high, len(seeds), seeds)
-
-
-def _paths_error(rule: str, received: str) -> ValueError:
-    return ValueError(f"Argument `paths` must lead to {rule}. Received: {received}")
-
-
-def _read_run(path: pathlib.Path) -> dict[str, typing.Any]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        values = {key: description[key] for key in RUN_KEYS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        rule = f"runs whose {RUN_FILE} has the keys {RUN_KEYS}"
-        raise _paths_error(rule, f"{path} ({type(error).__name__}: {error})") from error
-    values["uses_task_boundaries"] = bool(values["uses_task_boundaries"])
-    values |= {key: description.get(key) for key in ("num_tasks", "stream")}
-    return {"run": path.parent.as_posix(), **values}
-
-
-def _read_rows(path: pathlib.Path) -> list[dict[str, typing.Any]]:
-    lines = path.read_bytes().split(b"\n")
-    rows: dict[int, dict[str, typing.Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            task = row["task"]
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):  # No newline follows: the run was killed here.
-                break
-            rule = f"runs whose {ROWS_FILE} has one JSON object with the key 'task' per line"
-            raise _paths_error(rule, f"line {number} of {path}: {line[:80]!r}") from error
-        if task in rows:
-            rule = f"runs whose {ROWS_FILE} has each task once"
-            raise _paths_error(rule, f"task {task} again in line {number} of {path}")
-        rows[task] = row
-    return list(rows.values())
