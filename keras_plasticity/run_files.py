@@ -8,9 +8,10 @@ import os
 import pathlib
 import typing
 
+from keras_plasticity.run_directory import RUN as RUN_FILE
+from keras_plasticity.writers import METRICS as ROWS_FILE
+
 PathLike = str | os.PathLike[str]
-ROWS_FILE = "metrics.jsonl"
-RUN_FILE = "run.json"
 RUN_KEYS = ("benchmark", "method", "seed", "uses_task_boundaries")
 
 
