@@ -64,7 +64,9 @@ def not_few(name, check):
 
 UNFIT = {
     ("PlasticityInjection", "two_heads"): "its head is not cut off at one tensor, and it says so",
-    ("SelfNormalizedResets", "residual"): "no unit of this network is silent for long enough",
+}
+SILENT = {  # SelfNormalizedResets acts on silent units, and these networks have none
+    (name, check) for name in ("residual", "transformer") for check in ("acts", "mixed_precision")
 }
 
 
@@ -73,6 +75,8 @@ UNFIT = {
 def test_contract_on_networks_of_every_kind(name, check, model):
     if (name, model) in UNFIT:
         pytest.skip(UNFIT[name, model])
+    if name == "SelfNormalizedResets" and (model, check) in SILENT:
+        pytest.skip("no unit of this network is silent for long enough")
     if check not in ("config", "gin"):
         run(name, check, SAMPLES[model])
 
