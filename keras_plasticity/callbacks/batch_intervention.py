@@ -79,35 +79,3 @@ class BatchIntervention(Intervention):
     def reset(self, outputs: StepOutputs):
         """Resets, in the graph; `outputs` are those of the last batch that was scored."""
         raise NotImplementedError
-
-
-def loss_gradients(model: keras.Model, outputs: StepOutputs, variables: list) -> list[tf.Tensor]:
-    """Returns the float32 gradients of a batch's loss without penalties, in inference mode.
-
-    Metrics that the loss updates are left as they were.
-
-    Args:
-        model: compiled `keras.Model`.
-        outputs: the batch.
-        variables: trainable `keras.Variable`s.
-    """
-    states = [state for metric in model.metrics for state in metric.variables]
-    before = [tf.identity(state.value) for state in states]
-    with tf.GradientTape() as tape:
-        predictions = model(outputs.x, training=False)
-        loss = model.compute_loss(
-            outputs.x, outputs.y, predictions, outputs.sample_weight, training=False
-        )
-        for penalty in model.losses:  # not always scalars; Keras adds them up as well
-            loss -= tf.reduce_sum(penalty)
-        # As Keras does, so that small float16 gradients do not vanish on the way.
-        scale = tf.cast(model.optimizer.scale_loss(tf.constant(1.0)), loss.dtype)
-        loss *= scale
-    gradients = tape.gradient(
-        loss,
-        [variable.value for variable in variables],
-        unconnected_gradients=tf.UnconnectedGradients.ZERO,
-    )
-    for state, value in zip(states, before, strict=True):
-        state.assign(value)
-    return [tf.cast(g, tf.float32) / tf.cast(scale, tf.float32) for g in gradients]

@@ -6,7 +6,7 @@ import typing
 
 import tensorflow as tf
 
-from keras_plasticity.callbacks.batch_intervention import loss_gradients
+from keras_plasticity.batch_loss import loss_gradients
 from keras_plasticity.callbacks.redo import ReDo
 from keras_plasticity.hooks import StepOutputs
 from keras_plasticity.units import UnitGroup
@@ -74,7 +74,10 @@ class GradientDormancyReset(ReDo):
     def activity(self, outputs: StepOutputs) -> list[tf.Tensor]:
         """Returns per group the mean absolute gradient of each unit, shape `(size,)`."""
         kernels = [group.incoming[0] for group in self._groups]
-        gradients = loss_gradients(self.model, outputs, [part.variable for part in kernels])
+        variables = [part.variable for part in kernels]
+        gradients = loss_gradients(
+            self.model, variables, outputs.x, outputs.y, outputs.sample_weight
+        )
         return [
             part.reduce(tf.abs(tf.cast(gradient, tf.float32)))
             for part, gradient in zip(kernels, gradients, strict=True)

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_plasticity import surgery
-from keras_plasticity.callbacks.batch_intervention import BatchIntervention, loss_gradients
+from keras_plasticity.batch_loss import loss_gradients
+from keras_plasticity.callbacks.batch_intervention import BatchIntervention
 from keras_plasticity.hooks import StepOutputs
 from keras_plasticity.surgery import weights
 
@@ -127,7 +128,9 @@ class SelectiveWeightReinit(BatchIntervention):
         sizes = [tf.abs(tf.cast(variable.value, tf.float32)) for variable in variables]
         if self.utility == "magnitude":
             return sizes
-        gradients = loss_gradients(self.model, outputs, variables)
+        gradients = loss_gradients(
+            self.model, variables, outputs.x, outputs.y, outputs.sample_weight
+        )
         return [s * tf.abs(tf.cast(g, tf.float32)) for s, g in zip(sizes, gradients, strict=True)]
 
     def get_config(self) -> dict:

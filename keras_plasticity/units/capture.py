@@ -48,20 +48,22 @@ class capture:  # noqa: N801, a context manager is used like a function
             tap = group.preactivation if preactivation else group.output
             if tap is not None:
                 self._taps[id(group)] = (group, tap)
-        self._tensors: dict[int, list] = {}  # of each operation, in order of its calls
+        self._tensors: dict[tuple, list] = {}  # of each operation, in order of its calls
         self._before: list[tuple[keras.Operation, str, typing.Any]] = []
 
     def __enter__(self) -> capture:
         if self._before:
             raise RuntimeError("A `capture` cannot be entered again inside its own block.")
         self._tensors.clear()
-        operations = {id(tap.operation): tap.operation for _, tap in self._taps.values()}
-        for operation in operations.values():
-            calls = self._tensors.setdefault(id(operation), [])
+        for _, tap in self._taps.values():
+            if _key(tap) in self._tensors:
+                continue
+            operation, calls = tap.operation, self._tensors.setdefault(_key(tap), [])
             name = "quantized_call" if getattr(operation, "quantization_mode", None) else "call"
+            name = "activation" if tap.argument == "activation" else name
             self._before.append((operation, name, vars(operation).get(name, _MISSING)))
             # Written past `__setattr__`: Keras and TensorFlow track nothing of it.
-            vars(operation)[name] = _recorder(getattr(operation, name), calls)
+            vars(operation)[name] = _recorder(getattr(operation, name), calls, bool(tap.argument))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -99,17 +101,25 @@ class capture:  # noqa: N801, a context manager is used like a function
         if id(group) not in self._taps:
             return []
         _, tap = self._taps[id(group)]
-        tensors = self._tensors.get(id(tap.operation), [])
+        tensors = self._tensors.get(_key(tap), [])
         if not tap.calls:
             return tensors
         return [t for i, t in enumerate(tensors) if i % tap.period in tap.calls]
 
 
-def _recorder(call: collections.abc.Callable, calls: list) -> collections.abc.Callable:
+def _key(tap: Tap) -> tuple[int, str]:
+    return id(tap.operation), tap.argument
+
+
+def _recorder(
+    call: collections.abc.Callable, calls: list, argument: bool
+) -> collections.abc.Callable:
+    """A function like `call` that keeps what it returns, or its first argument."""
+
     @functools.wraps(call)
     def recorded(*args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         outputs = call(*args, **kwargs)
-        calls.append(outputs)
+        calls.append(args[0] if argument else outputs)
         return outputs
 
     return recorded

@@ -207,6 +207,8 @@ class Tap:
         then: tuple of functions of a tensor, to be applied in order to what the operation
             returns: a layer's `call` may itself apply a nonlinearity to what a part of it
             computed. Defaults to ().
+        argument: str, a method of the operation whose first argument is meant, and not what
+            the operation returns: `"activation"` or `"call"`. Default none.
     """
 
     operation: keras.Operation
@@ -214,6 +216,7 @@ class Tap:
     calls: tuple[int, ...] = ()
     period: int = 1
     then: tuple[collections.abc.Callable, ...] = ()
+    argument: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -229,8 +232,8 @@ class UnitGroup:
             offset and moving statistics of normalisations, slopes, layer scales.
         outgoing: tuple of `Outgoing`, the rows of the kernels that read the units.
         output: `Tap`, the activations; after the nonlinearity that directly follows.
-        preactivation: `Tap`, what enters that nonlinearity, or None where it is no tensor
-            of the graph because the nonlinearity is an argument of the layer.
+        preactivation: `Tap`, what enters that nonlinearity, or None where none follows and
+            in recurrent layers.
         exact: bool, whether a unit without outgoing weights has no effect at all. A
             normalisation or softmax over units lets it act on its neighbours.
         blocked: str, why a unit cannot be cut by its outgoing weights, or None.
@@ -246,6 +249,15 @@ class UnitGroup:
     preactivation: Tap | None = None
     exact: bool = True
     blocked: str | None = None
+
+    @property
+    def nonlinearity(self) -> collections.abc.Callable | None:
+        """The function that makes `output` of `preactivation`; None where there is none."""
+        if self.preactivation is None:
+            return None
+        if self.preactivation.argument:
+            return self.preactivation.operation.activation
+        return self.output.then[-1] if self.output.then else self.output.operation
 
     def __repr__(self) -> str:
         state = f"blocked: {self.blocked}" if self.blocked else "free"

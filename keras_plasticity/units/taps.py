@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import typing
 
 import keras
@@ -53,6 +54,10 @@ def _fields(piece: typing.Any) -> dict:
 def _after_nonlinearity(draft: Draft, trace: Trace) -> tuple[tuple[Tap, Tap | None], list[Value]]:
     """The taps of a group, and the tensors at the first of them."""
     own = (draft.tap, None), draft.outputs
+    if draft.nonlinear and callable(getattr(draft.tap.operation, "activation", None)):
+        recurrent = isinstance(draft.tap.operation, keras.layers.RNN)
+        argument = None if recurrent else dataclasses.replace(draft.tap, argument="activation")
+        return (draft.tap, argument), draft.outputs
     if draft.nonlinear or not draft.outputs:
         return own
     steps = [_next_nonlinearity(value, draft, trace) for value in draft.outputs]

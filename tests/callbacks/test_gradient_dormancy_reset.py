@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 
 import keras_plasticity as kp
-from keras_plasticity.callbacks.batch_intervention import loss_gradients
-from keras_plasticity.hooks import Clock, FusedSteps, StepHooks, StepOutputs
+from keras_plasticity.batch_loss import loss_gradients
+from keras_plasticity.hooks import FusedSteps, StepHooks
 from tests.reference import chain, redo
 from tests.sample_models import image_chain
 
@@ -177,9 +177,8 @@ def test_penalties_that_are_no_scalars_are_left_out():
     model = keras.Model(inputs, L.Dense(2, name="out")(Penalty()(hidden(inputs))))
     compiled(model)
     x, y, weights = data(model, 8)
-    unknown = Clock(*(tf.constant(-1) for _ in Clock._fields))
-    outputs = StepOutputs({}, tf.constant(x), tf.constant(y), tf.constant(weights), *unknown)
-    (gradient,) = loss_gradients(model, outputs, [hidden.kernel])
+    batch = map(tf.constant, (x, y, weights))
+    (gradient,) = loss_gradients(model, [hidden.kernel], *batch)
     (expected,) = plain_scores(model, {}, (x, y, weights))
     assert np.allclose(np.abs(gradient).mean(0), expected, rtol=1e-4)
 
