@@ -19,6 +19,7 @@ _SUBMODULES = (
     "models",
     "optimizers",
     "plots",
+    "probes",
     "recovery",
     "report",
     "results",

@@ -15,7 +15,16 @@ if not hasattr(gin, "configurable"):  # an empty folder named gin was imported i
 
 import keras
 
-from keras_plasticity import callbacks, experiment, models, optimizers, streams, surgery, sweep
+from keras_plasticity import (
+    callbacks,
+    experiment,
+    models,
+    optimizers,
+    probes,
+    streams,
+    surgery,
+    sweep,
+)
 
 _KERAS = (
     keras.optimizers.AdamW,
@@ -43,6 +52,7 @@ _OURS = (
     callbacks.GradientDormancyReset,
     callbacks.HareAndTortoise,
     callbacks.LayerReset,
+    callbacks.Monitor,
     callbacks.OptimizerReset,
     callbacks.OrthogonalReset,
     callbacks.PlasticityInjection,
@@ -67,6 +77,11 @@ _OURS = (
 )
 for _member in (*_KERAS, *_OURS):
     gin.external_configurable(_member)
+
+for _probe in probes.ALL:
+    gin.external_configurable(_probe)
+gin.constant("probes.ALL", probes.ALL)  # Monitor.probes = %probes.ALL
+gin.constant("probes.DEFAULT", probes.DEFAULT)
 
 run = gin.external_configurable(experiment.run)
 run_sweep = gin.external_configurable(sweep.sweep)

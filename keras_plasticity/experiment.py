@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_plasticity import checkpoint, run_directory, surgery
+from keras_plasticity.callbacks.plasticity_alarm import PlasticityAlarm
 from keras_plasticity.hooks import StepHooks, steps_per_call
 from keras_plasticity.progress import Progress
 from keras_plasticity.streams import Stream
@@ -156,7 +157,10 @@ def _loop(training: Training, benchmark, method, seed, evaluate_earlier, progres
     """The tasks that are left."""
     stream = training.stream
     info = {"intervention": method, "seed": seed, "group": benchmark, "hparams": {}}
-    events = EventWriter(training.run_dir, info, training.rows)
+    probes: dict = {}
+    for monitor in training.monitors:
+        probes |= monitor.descriptions
+    events = training.events = EventWriter(training.run_dir, info, training.records, probes)
     title = " ".join(str(label) for label in (benchmark, method, f"seed {seed}") if label)
     try:
         with Progress(title, len(stream), training.task_index, progress) as display:
@@ -167,8 +171,12 @@ def _loop(training: Training, benchmark, method, seed, evaluate_earlier, progres
                     row["earlier_accuracy"] = training.earlier_accuracy()
                 events.row(row)  # first: a resumed run writes events anew from the rows
                 training.finish(row)
+                if any(isinstance(c, PlasticityAlarm) and c.stopped for c in training.callbacks):
+                    break
     finally:
         events.close()
+        for monitor in training.monitors:
+            monitor.say_skipped()
 
 
 def _build(model, stream: Stream) -> keras.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import glob
 import json
 import os
@@ -10,6 +11,7 @@ import typing
 
 from keras_plasticity.run_directory import RUN as RUN_FILE
 from keras_plasticity.writers import METRICS as ROWS_FILE
+from keras_plasticity.writers import PROBE
 
 PathLike = str | os.PathLike[str]
 RUN_KEYS = ("benchmark", "method", "seed", "uses_task_boundaries")
@@ -52,22 +54,34 @@ def read_run(path: pathlib.Path) -> dict[str, typing.Any]:
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, typing.Any]]:
-    """Reads the rows of a `metrics.jsonl`, without a last line that was cut off."""
-    lines = path.read_bytes().split(b"\n")
+    """Reads the rows of tasks in a `metrics.jsonl`, without a last line that was cut off."""
     rows: dict[int, dict[str, typing.Any]] = {}
+    for number, row in _lines(path):
+        if "kind" in row:
+            continue
+        if row["task"] in rows:
+            rule = f"runs whose {ROWS_FILE} has each task once"
+            raise paths_error(rule, f"task {row['task']} again in line {number} of {path}")
+        rows[row["task"]] = row
+    return list(rows.values())
+
+
+def read_probes(path: pathlib.Path) -> list[dict[str, typing.Any]]:
+    """Reads the records of a `Monitor` in a `metrics.jsonl`, in the order of steps."""
+    return [row for _, row in _lines(path) if row.get("kind") == PROBE]
+
+
+def _lines(path: pathlib.Path) -> collections.abc.Iterator[tuple[int, dict[str, typing.Any]]]:
+    lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            task = row["task"]
+            row["task"]
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):  # No newline follows: the run was killed here.
-                break
+                return
             rule = f"runs whose {ROWS_FILE} has one JSON object with the key 'task' per line"
             raise paths_error(rule, f"line {number} of {path}: {line[:80]!r}") from error
-        if task in rows:
-            rule = f"runs whose {ROWS_FILE} has each task once"
-            raise paths_error(rule, f"task {task} again in line {number} of {path}")
-        rows[task] = row
-    return list(rows.values())
+        yield number, row

@@ -15,11 +15,12 @@ import tensorflow as tf
 
 from keras_plasticity import checkpoint
 from keras_plasticity.callbacks.intervention import Intervention
+from keras_plasticity.callbacks.monitor import Monitor
 from keras_plasticity.evaluation import Evaluator
 from keras_plasticity.hooks import FusedSteps, InGraphCallback, StepHooks
 from keras_plasticity.progress import Progress
 from keras_plasticity.streams import Stream, Task
-from keras_plasticity.writers import METRICS, RowWriter
+from keras_plasticity.writers import METRICS, EventWriter, RowWriter
 
 _EPOCH = ("on_epoch_begin", "on_epoch_end")
 _BATCH = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
@@ -80,11 +81,31 @@ class Training:
         self._logs: list[dict[str, np.ndarray]] = []  # of the task's updates so far, by call
         self._seconds = 0.0  # spent on the task before this process
         self._test: tuple = (None, None)
+        self.monitors = [c for c in callbacks if isinstance(c, Monitor)]
+        self.events: EventWriter | None = None
+        for monitor in self.monitors:
+            monitor.join(self, model, stream[0])
 
     @property
     def rows(self) -> list[dict]:
-        """The rows written so far."""
+        """The rows of tasks written so far."""
+        return [row for row in self.records if "kind" not in row]
+
+    @property
+    def records(self) -> list[dict]:
+        """All rows written so far, those of monitors too."""
         return self._writer.rows
+
+    @property
+    def last_task(self) -> int:
+        """Index of the last task."""
+        return len(self.stream) - 1
+
+    def write_probes(self, row: dict) -> None:
+        """Writes a record of a monitor."""
+        self._writer.append(row, sync=False)
+        if self.events is not None:
+            self.events.probe(row)
 
     def train(self, task: Task, display: Progress) -> dict:
         """Trains on a task, from where the run stands, and returns its row."""
@@ -96,14 +117,20 @@ class Training:
         fused.assign(data.x, data.y)
         if self.step == 0:
             self._announce("on_task_begin", task)
+        for monitor in self.monitors:
+            monitor.begin_task(task, self.first_step, self.step)
         per_epoch = task.steps_per_epoch
+        if self.by_epoch:  # an epoch is a fixed number of blocks
+            stops = set(range(0, task.steps, per_epoch))
+        else:
+            stops = set().union(*(monitor.stops(task) for monitor in self.monitors))
         blocks = FusedSteps.blocks(
             task.order(),
             self.size,
             task=task.index,
             start=self.step,
             epoch_steps=per_epoch,
-            cut=per_epoch if self.by_epoch else None,
+            cut=stops,
         )
         recorder = _Recorder(self, task, fused, display, begun)
         arguments: dict = {"epochs": 1}
@@ -227,7 +254,7 @@ class Training:
             "task": self.task_index,
             "step": self.step,
             "first_step": self.first_step,
-            "rows": len(self.rows),
+            "rows": len(self.records),
             "seconds": seconds,
             "finished": self.finished,
         }
@@ -270,6 +297,8 @@ class _Recorder(keras.callbacks.Callback):
                 "The rows so far are kept."
             )
         training.record(new)
+        for monitor in training.monitors:
+            monitor.after_updates(task, training.step)
         if not training.by_epoch:
             self._save_within_task()
         note = f"online accuracy {new['accuracy'].mean():.3f}" if training.classes else ""
@@ -287,9 +316,9 @@ class _Recorder(keras.callbacks.Callback):
 def _overrides(callback, names) -> bool:
     """Whether it has methods that Keras must call at every epoch or batch.
 
-    Those of `Intervention` are for plain `fit`; here it sees epochs in the graph.
+    Those of `Intervention` and `Monitor` are for plain `fit`; here they see epochs otherwise.
     """
-    known = keras.callbacks.Callback, Intervention
+    known = keras.callbacks.Callback, Intervention, Monitor
     return any(
         getattr(getattr(callback, name), "__func__", None) not in [getattr(k, name) for k in known]
         for name in names

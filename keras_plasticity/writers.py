@@ -7,10 +7,12 @@ import os
 import pathlib
 import socket
 import time
+import typing
 
 import numpy as np
 
 METRICS = "metrics.jsonl"
+PROBE = "probe"  # kind of the rows of a `Monitor`; rows of tasks have none
 PLUGIN_NAME = "plasticity"  # of the TensorBoard tab that reads the tensors
 
 
@@ -35,8 +37,13 @@ class RowWriter:
         with open(self.path, "ab") as file:
             file.truncate(sum(map(len, lines[:keep])))
 
-    def append(self, row: dict) -> None:
-        """Writes one row through to the disk.
+    def append(self, row: dict, sync: bool = True) -> None:
+        """Writes one row.
+
+        Args:
+            row: what is written as one JSON object, without NaN and infinity.
+            sync: bool, whether to write through to the disk, and not only to the system, which
+                a killed process survives as well. Default True.
 
         Raises:
             OSError: the row could not be written; the rows before it are whole.
@@ -46,7 +53,8 @@ class RowWriter:
             with open(self.path, "ab") as file:
                 file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
         except OSError:
             os.truncate(self.path, size)
             raise
@@ -58,20 +66,32 @@ class EventWriter:
 
     Per finished task: every metric of the row as a scalar, and the tensors that the
     Plasticity tab reads (`plasticity/task` at the task's first and last step,
-    `plasticity/task_metric/<name>` at its last). Since everything follows from the
-    rows, a resumed run writes one new file from its rows and removes the older ones:
-    no step stands twice and steps rise strictly.
+    `plasticity/task_metric/<name>` at its last). Per record of a `Monitor`: one tensor for
+    each probe, `plasticity/<probe>`, with a value per layer, and histograms. Since everything
+    follows from the rows, a resumed run writes one new file from its rows and removes the older
+    ones: no step stands twice and steps rise strictly.
 
     Args:
         run_dir: directory of the run.
         info: dict, written once at step 0 as `plasticity/run_info`.
         rows: list of the rows that the run has written already.
+        probes: dict from the name of a probe to its `probes.describe`.
+        replace: bool, whether event files that are there are of this run and removed.
+            Default True.
     """
 
-    def __init__(self, run_dir: pathlib.Path, info: dict, rows: list[dict] = ()):  # type: ignore[assignment]
+    def __init__(
+        self,
+        run_dir: pathlib.Path,
+        info: dict,
+        rows: typing.Sequence[dict] = (),
+        probes: typing.Mapping[str, dict] | None = None,
+        replace: bool = True,
+    ):
         import tensorflow as tf
 
-        self._tf = tf
+        self._tf, self._probes = tf, dict(probes or {})
+        self._task: int | None = None
         self._seen: set[str] = set()
         self._records = 0
         self._step = 0
@@ -82,24 +102,51 @@ class EventWriter:
         self._write(tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2"))
         self._tensor("run_info", json.dumps({"v": 1, **info}), 0, time.time(), kind="info")
         for row in rows:
-            self.task_begin(row["task"], row["wall_time"] - row["seconds"])
-            self.row(row)
+            if row.get("kind") == PROBE:
+                self.task_begin(row["task"], row["wall_time"])
+                self.probe(row)
+            else:
+                self.task_begin(row["task"], row["wall_time"] - row["seconds"])
+                self.row(row)
         self._file.flush()
-        for path in old:
+        for path in old if replace else ():
             path.unlink()
 
     def task_begin(self, task: int, wall_time: float) -> None:
-        """Marks the first optimizer update of a task."""
+        """Marks the first optimizer update of a task, if it is not marked."""
+        if task == self._task:
+            return
+        self._task = task
         self._records += 1
         self._tensor("task", [task, 0, 0, self._records], self._step + 1, wall_time)
+        self._file.flush()
+
+    def task_end(self, task: int, step: int, epoch: int, wall_time: float) -> None:
+        """Marks the last optimizer update of a task so far."""
+        self._records += 1
+        done = [task, step - self._step - 1, epoch, self._records]
+        self._tensor("task", done, step, wall_time)
+        self._step = step
+        self._file.flush()
+
+    def probe(self, row: dict) -> None:
+        """Writes a record of a `Monitor`."""
+        step, wall_time = row["step"], row["wall_time"]
+        self._records += 1
+        for name, values in row["probes"].items():
+            content = {"layers": list(values)} | _content(self._probes.get(name.split("/")[-1]))
+            data = [np.nan if value is None else value for value in values.values()]
+            self._tensor(name, data, step, wall_time, **content)
+        for name, layers in row.get("histograms", {}).items():
+            content = {"layers": list(layers), "axes": ["layer", "bin", "edge"]}
+            bins = np.asarray(list(layers.values()), np.float32)
+            self._tensor(f"hist/{name}", bins, step, wall_time, "hist", **content)
         self._file.flush()
 
     def row(self, row: dict) -> None:
         """Writes a finished task."""
         step, wall_time = row["step"], row["wall_time"]
-        self._records += 1
-        done = [row["task"], step - self._step - 1, row["epochs"] - 1, self._records]
-        self._tensor("task", done, step, wall_time)
+        self.task_end(row["task"], step, row["epochs"] - 1, wall_time)
         for name in ("accuracy", "loss"):
             end, start = row[f"train_{name}"], row[f"first_presentation_{name}"]
             if end is not None and start is not None:
@@ -109,19 +156,18 @@ class EventWriter:
         for name, value in row.items():
             if name.endswith(("accuracy", "loss")) and isinstance(value, float):
                 self._scalar(name, value, step, wall_time)
-        self._step = step
         self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
-    def _tensor(self, tag, value, step, wall_time, kind="series"):
+    def _tensor(self, tag, value, step, wall_time, kind="series", **given):
         layers = {"task": ["task", "step_in_task", "epoch", "records"]}.get(tag)
         if tag.startswith("task_metric/"):
             layers = ["at_end", "at_start"]
         content = {"v": 1, "kind": kind, "probe": tag, "axes": ["layer"]}
-        content |= {"layers": layers} if layers else {}
+        content |= ({"layers": layers} if layers else {}) | given
         data = value if isinstance(value, str) else np.asarray(value, np.float32)
         self._add(f"{PLUGIN_NAME}/{tag}", data, step, wall_time, PLUGIN_NAME, content)
 
@@ -133,7 +179,7 @@ class EventWriter:
         metadata = v1.SummaryMetadata(plugin_data={"plugin_name": plugin})
         metadata.data_class = 1 if plugin == "scalars" else 2  # scalar, tensor
         if content is not None and tag not in self._seen:
-            metadata.plugin_data.content = json.dumps(content).encode()
+            metadata.plugin_data.content = json.dumps(content, default=str).encode()
         self._seen.add(tag)
         value = v1.Summary.Value(
             tag=tag, metadata=metadata, tensor=self._tf.make_tensor_proto(data)
@@ -143,6 +189,12 @@ class EventWriter:
 
     def _write(self, event):
         self._file.write(event.SerializeToString())
+
+
+def _content(description: dict | None) -> dict:
+    """What the Plasticity tab is told of a probe."""
+    known = description or {}
+    return {key: known[key] for key in ("unit", "better", "params") if key in known}
 
 
 def _stamp(path: pathlib.Path) -> int:

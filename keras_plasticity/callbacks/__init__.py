@@ -6,8 +6,10 @@ from keras_plasticity.callbacks.gradient_dormancy_reset import GradientDormancyR
 from keras_plasticity.callbacks.hare_and_tortoise import HareAndTortoise
 from keras_plasticity.callbacks.intervention import Intervention
 from keras_plasticity.callbacks.layer_reset import LayerReset
+from keras_plasticity.callbacks.monitor import Monitor
 from keras_plasticity.callbacks.optimizer_reset import OptimizerReset
 from keras_plasticity.callbacks.orthogonal_reset import OrthogonalReset
+from keras_plasticity.callbacks.plasticity_alarm import PlasticityAlarm
 from keras_plasticity.callbacks.plasticity_injection import PlasticityInjection
 from keras_plasticity.callbacks.redo import ReDo
 from keras_plasticity.callbacks.selective_weight_reinit import SelectiveWeightReinit
@@ -22,8 +24,10 @@ __all__ = [
     "HareAndTortoise",
     "Intervention",
     "LayerReset",
+    "Monitor",
     "OptimizerReset",
     "OrthogonalReset",
+    "PlasticityAlarm",
     "PlasticityInjection",
     "ReDo",
     "SelectiveWeightReinit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 
 import keras
@@ -76,7 +77,8 @@ class FusedSteps(keras.callbacks.Callback):
             task: int, index of the task, handed to hooks.
             start: int, first update to run; updates before it are left out.
             epoch_steps: int, updates per epoch. Default: all of them are one epoch.
-            cut: int, blocks end at multiples of it. Default: never.
+            cut: int, blocks end at multiples of it; or a sequence of int, the updates after
+                which blocks end. Default: never.
 
         Returns:
             A `tf.data.Dataset` of `(indices, position)`: int32 of shape
@@ -84,9 +86,11 @@ class FusedSteps(keras.callbacks.Callback):
             task, first update, updates per epoch).
         """
         total = len(order)
+        stops = range(cut, total, cut) if isinstance(cut, int) else sorted(cut or ())
         firsts, first = [], start
         while first < total:
-            limit = total if not cut else min(total, (first // cut + 1) * cut)
+            after = bisect.bisect_right(stops, first)
+            limit = min(total, stops[after]) if after < len(stops) else total
             firsts.append((first, min(steps, limit - first)))
             first += firsts[-1][1]
         indices = np.zeros((len(firsts), steps, order.shape[1]), np.int32)

@@ -1,0 +1,124 @@
+"""Warns, calls back or stops when a mechanism crosses a limit."""
+
+from __future__ import annotations
+
+import logging
+import math
+import typing
+
+import keras
+
+from keras_plasticity import probes
+from keras_plasticity.callbacks.monitor import Monitor
+
+_LOG = logging.getLogger("keras_plasticity")
+_SIDES = ("above", "below")
+
+
+class PlasticityAlarm(keras.callbacks.Callback):
+    """Warns, calls back or stops when what a `Monitor` measures crosses a limit.
+
+    A probe crosses its limit when its worst layer does, at `patience` records in a row. Each
+    probe raises the alarm once, and again after it has come back.
+
+    Example:
+
+    ```python
+    monitor = kp.callbacks.Monitor("logs", reference_data=(x[:1000], y[:1000]))
+    alarm = kp.callbacks.PlasticityAlarm(monitor, {"dead_fraction": 0.5, "effective_rank": 5})
+    model.fit(x, y, callbacks=[monitor, alarm])
+    ```
+
+    Args:
+        monitor: `Monitor` in the same list of callbacks; it must measure the probes.
+        limits: dict from the name of a probe to a float, or to `("above", float)` or
+            `("below", float)`. A float alone is the side that the probe calls worse.
+        action: `"warn"`, a line in the log; `"stop"`, which also ends training (`fit` at once,
+            `experiment.run` after the task); or a function of a dict with `probe`, `layer`,
+            `value`, `limit` and `step`. Default `"warn"`.
+        patience: int, records in a row. Default 1.
+
+    Attributes:
+        alarms: list of the dicts of all alarms so far.
+        stopped: bool, whether an alarm has ended training.
+
+    Raises:
+        ValueError: a probe is not measured, has no worse side, or an argument is no such thing.
+    """
+
+    uses_task_boundaries = False
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        limits: typing.Mapping[str, float | tuple[str, float]],
+        action: str | typing.Callable[[dict], object] = "warn",
+        patience: int = 1,
+    ):
+        super().__init__()
+        if not isinstance(monitor, Monitor):
+            raise ValueError(f"`monitor` must be a `Monitor`. Received: monitor={monitor!r}")
+        if action not in ("warn", "stop") and not callable(action):
+            raise ValueError(
+                f"`action` must be 'warn', 'stop' or a function. Received: action={action!r}"
+            )
+        if not isinstance(patience, int) or patience < 1:
+            raise ValueError(f"`patience` must be at least 1. Received: patience={patience!r}")
+        known = {about["name"]: about for about in map(probes.describe, monitor.probes)}
+        self.limits = {name: _limit(name, limits[name], known) for name in limits}
+        self.action, self.patience = action, patience
+        self.alarms: list[dict] = []
+        self.stopped = False
+        self._crossed = dict.fromkeys(self.limits, 0)
+        monitor.listeners.append(self._check)
+
+    def _check(self, row: dict) -> None:
+        for name, (side, limit) in self.limits.items():
+            values = {k: v for k, v in row["probes"].get(name, {}).items() if v is not None}
+            if not values:
+                continue
+            sign = 1 if side == "above" else -1
+            worst, layer = max((sign * value, key) for key, value in values.items())
+            if worst <= sign * limit:
+                self._crossed[name] = 0
+                continue
+            self._crossed[name] += 1
+            if self._crossed[name] == self.patience:
+                alarm = {"probe": name, "layer": layer, "value": values[layer]}
+                self._raise(alarm | {"side": side, "limit": limit, "step": row["step"]})
+
+    def _raise(self, alarm: dict) -> None:
+        self.alarms.append(alarm)
+        if callable(self.action):
+            self.action(alarm)
+            return
+        stop = self.action == "stop"
+        _LOG.warning(
+            "PlasticityAlarm: %s of %s is %.4g, %s its limit %.4g, at step %d%s",
+            *(alarm[key] for key in ("probe", "layer", "value", "side", "limit", "step")),
+            "; training stops" if stop else "",
+        )
+        if stop:
+            self.stopped = True
+            self.model.stop_training = True
+
+    def get_config(self) -> dict:
+        action = self.action if isinstance(self.action, str) else "function"
+        return {"limits": self.limits, "action": action, "patience": self.patience}
+
+
+def _limit(name: str, given: typing.Any, known: dict[str, dict]) -> tuple[str, float]:
+    """The side and the number of a limit."""
+    if name not in known:
+        raise ValueError(
+            f"`limits` must name probes that the monitor measures: {sorted(known)}. "
+            f"Received: {name!r}"
+        )
+    side = {"lower": "above", "higher": "below"}.get(known[name]["better"])
+    side, number = given if isinstance(given, (tuple, list)) else (side, given)
+    if side not in _SIDES or not isinstance(number, (int, float)) or math.isnan(number):
+        raise ValueError(
+            "A limit must be a number, or ('above', number) or ('below', number) for a probe that "
+            f"calls no side worse. Received: limits[{name!r}]={given!r}"
+        )
+    return side, float(number)

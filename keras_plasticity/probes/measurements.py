@@ -1,0 +1,195 @@
+"""A set of probes on one model over time: what is compared with what, and at what cost."""
+
+from __future__ import annotations
+
+import collections.abc
+import logging
+import math
+import time
+import typing
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_plasticity.probes.inputs import ProbeInputs, Snapshot
+from keras_plasticity.probes.probe import NotApplicableError, describe
+from keras_plasticity.units import UnitGroup
+
+_LOG = logging.getLogger("keras_plasticity")
+Probe = collections.abc.Callable[..., dict]
+
+
+class Measurements:
+    """Runs probes on two sets of examples, one frozen for the run and one of the task.
+
+    The state of the network when this is made is what `initial` means to probes, and that at
+    the record before is `previous`.
+
+    Args:
+        model: built `keras.Model`.
+        probes: probes, see `kp.probes.probe`.
+        reference: (x, y), the frozen examples; y may be None.
+        groups: `UnitGroup`s made by hand, for a model without a graph.
+
+    Attributes:
+        cheap: dict from the names of probes that are not expensive to these.
+        expensive: dict of those that are.
+        seconds: dict from `"cheap"` and the name of each expensive probe to what it took when
+            it was measured last.
+        variables: list of `keras.Variable`, what later records are compared with.
+
+    Raises:
+        ValueError: two probes have the same name, or one is no probe.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        probes: collections.abc.Iterable[Probe],
+        reference: tuple,
+        groups: collections.abc.Sequence[UnitGroup] | None = None,
+    ) -> None:
+        self.cheap, self.expensive = split(probes)
+        self._reference = ProbeInputs(model, *reference, groups=groups)
+        self._task: ProbeInputs | None = None
+        self._told: set[str] = set()
+        self.seconds: dict[str, float] = {}
+        compared = {n: p for n, p in self.expensive.items() if describe(p)["on"] == "reference"}
+        for probe in (self.cheap | compared).values():
+            self._reference.expect(describe(probe)["needs"])
+        for probe in (self.cheap | compared).values():  # traces, and computes what is compared
+            self._run(probe, self._reference)
+        initial = self._reference.snapshot()
+        self._reference.initial = initial
+        copies = [keras.Variable(tf.identity(w), trainable=False) for w in initial.weights.values()]
+        self.variables: list[keras.Variable] = copies
+        self._paths = list(initial.weights)
+        self._outputs: keras.Variable | None = None
+        if isinstance(initial.outputs, np.ndarray):
+            self._outputs = keras.Variable(initial.outputs, dtype="float32", trainable=False)
+            self.variables = [*copies, self._outputs]
+        self._recorded = keras.Variable(0, dtype="int64", trainable=False, name="records")
+        self.variables.append(self._recorded)
+
+    @property
+    def descriptions(self) -> dict[str, dict]:
+        """What each probe says of itself, by name."""
+        return {name: describe(p) for name, p in (self.cheap | self.expensive).items()}
+
+    def set_task(self, x: typing.Any, y: typing.Any = None) -> None:
+        """Takes the examples of the present task."""
+        if self._task is None:
+            self._task = ProbeInputs(self._reference.model, x, y, like=self._reference)
+            self._task.initial = self._reference.initial
+        else:
+            self._task.refresh(x, y)
+
+    def record(self, names: collections.abc.Iterable[str] = (), cheap: bool = True) -> dict:
+        """Measures the network as it is now.
+
+        Args:
+            names: of the expensive probes to measure.
+            cheap: bool, whether to measure all others. Default True.
+
+        Returns:
+            Dict from a probe's name, "reference/" before it where the frozen examples are not
+            those of the task, to a dict from layers to floats.
+        """
+        everyone = [self._reference] + ([self._task] if self._task is not None else [])
+        previous = self._previous() if int(self._recorded) else None
+        for inputs in everyone:
+            inputs.refresh()
+            inputs.previous = previous
+        for name in names:
+            self._reference.expect(describe(self.expensive[name])["needs"])
+        values: dict[str, dict] = {}
+        if cheap:
+            begun = time.perf_counter()
+            for name, probe in self.cheap.items():
+                values |= self._measure(name, probe)
+            self.seconds["cheap"] = time.perf_counter() - begun
+        for name in names:
+            begun = time.perf_counter()
+            values |= self._measure(name, self.expensive[name])
+            self.seconds[name] = time.perf_counter() - begun
+        self._keep(self._reference)
+        return values
+
+    def histograms(self, layers: int = 100) -> dict[str, list]:
+        """Returns the histogram of preactivations of each layer, rows of (left, right, count)."""
+        from keras_plasticity.probes.preactivations import preactivation_histogram
+
+        inputs = self._task or self._reference
+        try:
+            found = preactivation_histogram(inputs)
+        except NotApplicableError:
+            return {}
+        chosen = [name for name in list(found)[:layers] if np.all(np.isfinite(found[name]))]
+        return {name: np.round(found[name], 6).tolist() for name in chosen}
+
+    def _measure(self, name: str, probe: Probe) -> dict[str, dict]:
+        on = describe(probe)["on"]
+        if self._task is None:
+            return self._named(name, probe, self._reference)
+        values: dict[str, dict] = {}
+        if on in ("task", "both"):
+            values |= self._named(name, probe, self._task)
+        if on in ("reference", "both"):
+            label = name if on == "reference" else f"reference/{name}"
+            values |= self._named(label, probe, self._reference)
+        return values
+
+    def _named(self, name: str, probe: Probe, inputs: ProbeInputs) -> dict[str, dict]:
+        found = self._run(probe, inputs)
+        return {} if not found else {name: {k: float(v) for k, v in found.items()}}
+
+    def _run(self, probe: Probe, inputs: ProbeInputs) -> dict | None:
+        try:
+            return probe(inputs)
+        except NotApplicableError as error:
+            name = describe(probe)["name"]
+            if inputs.previous is not None and name not in self._told:
+                self._told.add(name)
+                _LOG.info("The probe %s is skipped: %s", name, error)
+            return None
+
+    def _previous(self) -> Snapshot:
+        weights = {p: v.value for p, v in zip(self._paths, self.variables, strict=False)}
+        outputs = None if self._outputs is None else np.asarray(self._outputs)
+        return Snapshot(weights, outputs=outputs)
+
+    def _keep(self, inputs: ProbeInputs) -> None:
+        """Notes the present state, which the next record is compared with."""
+        for path, variable in zip(self._paths, self.variables, strict=False):
+            variable.assign(inputs.variables[path].value)
+        if self._outputs is not None:
+            outputs = inputs.outputs
+            if np.shape(outputs) == tuple(self._outputs.shape):
+                self._outputs.assign(outputs)
+        self._recorded.assign_add(1)
+
+
+def split(probes: collections.abc.Iterable[Probe]) -> tuple[dict[str, Probe], dict[str, Probe]]:
+    """Returns cheap and expensive probes by name.
+
+    Raises:
+        ValueError: two have the same name, or one is no probe.
+    """
+    cheap: dict[str, Probe] = {}
+    expensive: dict[str, Probe] = {}
+    for probe in probes:
+        about = describe(probe)
+        name = about["name"]
+        if name in cheap or name in expensive:
+            raise ValueError(f"`probes` must have different names. Received: {name!r} twice")
+        (expensive if about["expensive"] else cheap)[name] = probe
+    return cheap, expensive
+
+
+def finite(values: dict) -> dict:
+    """Returns values with None in place of what JSON cannot hold."""
+    return {
+        name: {k: v if math.isfinite(v) else None for k, v in layers.items()}
+        for name, layers in values.items()
+    }

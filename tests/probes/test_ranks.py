@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from keras_plasticity import probes
+from keras_plasticity.probes import spectrum
+from tests.probes.networks import inputs_of, one_layer
+
+WORKED = np.array([4.0, 2.0, 1.0, 1.0])
+
+
+def test_the_worked_example():
+    assert np.isclose(spectrum.effective_rank(WORKED), 2**1.75)
+    assert np.isclose(spectrum.stable_rank(WORKED), 22 / 16)
+    assert np.isclose(spectrum.participation_ratio(WORKED), 484 / 274)
+    assert spectrum.srank(WORKED) == 4 and spectrum.srank(WORKED, 0.25) == 2
+    assert spectrum.pca_rank(WORKED) == 4 and spectrum.pca_rank(WORKED, 0.9) == 2
+    assert spectrum.feature_rank(WORKED, 100, 0.15) == 2  # .4, .2, .1, .1
+
+
+@pytest.mark.parametrize("shape", [(30, 4), (4, 30)])
+def test_singular_values_of_a_matrix_with_a_given_spectrum(shape):
+    generator = np.random.default_rng(0)
+    left = np.linalg.qr(generator.normal(size=(shape[0], 4)))[0]
+    right = np.linalg.qr(generator.normal(size=(shape[1], 4)))[0]
+    matrix = left @ np.diag(WORKED) @ right.T
+    assert np.allclose(spectrum.singular_values(matrix), WORKED)
+    centred = np.linalg.svd(matrix - matrix.mean(0), compute_uv=False)[:4]
+    assert np.allclose(spectrum.singular_values(matrix, centred=True), centred, atol=1e-6)
+
+
+def test_zero_and_values_that_are_not_finite():
+    zero, bad = np.zeros(3), np.full(3, np.nan)
+    for rank in (spectrum.effective_rank, spectrum.stable_rank, spectrum.srank):
+        assert rank(zero) == 0 and np.isnan(rank(bad))
+    assert spectrum.pca_rank(zero) == spectrum.participation_ratio(zero) == 0
+    assert np.isnan(spectrum.feature_rank(bad, 3))
+    assert np.isnan(spectrum.singular_values(np.array([[1.0, np.inf]]))).all()
+
+
+def test_ranks_of_features_and_of_weights():
+    kernel = np.diag([4.0, 2.0, 1.0, 1.0])
+    inputs = inputs_of(one_layer([9, 9, 9, 9], inputs=4, kernel=kernel))
+    assert np.isclose(probes.effective_rank(inputs, of="weights")["hidden"], 2**1.75)
+    assert np.isclose(probes.stable_rank(inputs)["hidden"], 22 / 16)
+    # All units are on: features are x W + 9, whose centred spectrum is that of x W.
+    features = inputs.x.numpy() @ kernel
+    sigma = np.linalg.svd(features - features.mean(0), compute_uv=False)
+    expected = spectrum.participation_ratio(sigma)
+    assert np.isclose(probes.participation_ratio(inputs)["hidden"], expected, rtol=1e-4)
+    assert probes.srank(inputs, delta=0.2, centred=True)["hidden"] == spectrum.srank(sigma, 0.2)
+    assert list(probes.effective_rank(inputs)) == ["model"]
+    assert probes.pca_rank(inputs)["hidden"] == spectrum.pca_rank(sigma)
+    with pytest.raises(ValueError, match="`of`.*Received: of='gradients'"):
+        probes.effective_rank(inputs, of="gradients")
+
+
+def test_rank_of_duplicated_units_is_that_of_the_distinct_ones():
+    kernel = np.repeat(np.random.default_rng(0).normal(size=(4, 3)), 4, 1)
+    inputs = inputs_of(one_layer(np.zeros(12), inputs=4, kernel=kernel))
+    assert probes.feature_rank(inputs)["hidden"] == 3
