@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _SUBMODULES = (
     "callbacks",
     "checkpoint",
+    "diagnosis",
     "evaluation",
     "experiment",
     "hooks",
@@ -31,7 +32,7 @@ _SUBMODULES = (
     "writers",
 )
 
-_FUNCTIONS = {"unit_groups": "units"}  # and the subpackage that has them
+_FUNCTIONS = {"diagnose": "diagnosis", "unit_groups": "units"}  # and the subpackage that has them
 
 __all__ = ["__version__", *_FUNCTIONS, *_SUBMODULES]
 

@@ -224,6 +224,7 @@ class _Board:
             return self._rows[job]
         path = job.run_dir / METRICS
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        lines = [line for line in lines if b'"kind"' not in line]  # without a monitor's records
         last = ""
         if lines:
             accuracy = json.loads(lines[-1])["online_accuracy"]

@@ -1,24 +1,21 @@
-"""The command line: `keras-plasticity train|report|list`."""
+"""The command line: `keras-plasticity train|report|diagnose|list`."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import gc
 import os
 import pathlib
 import re
 import sys
-import tempfile
 import traceback
+
+from keras_plasticity import diagnosis_command
+from keras_plasticity.usage import UsageError, quiet
 
 USAGE, FAILED = 2, 1  # exit codes
 LOG = "log.txt"  # of a run: messages, and the traceback of what ended it
-
-
-class UsageError(Exception):
-    """What was asked for cannot be done as it was asked."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +62,13 @@ def _parser() -> argparse.ArgumentParser:
         "--gap", nargs=2, metavar=("LOW", "HIGH"), help="share of this gap that methods recover"
     )
     report.add_argument("--interval", choices=("t", "bca"), default="t")
+    report.add_argument(
+        "--probes", nargs="+", metavar="P", help="instead: what monitors recorded over training"
+    )
+    report.add_argument("--layer", default="last", metavar="L", help="last, mean, max or a name")
     report.set_defaults(command=_report)
+
+    diagnosis_command.add_parser(commands)
 
     listing = commands.add_parser("list", help="the gin files below ./gin and what they cost")
     listing.set_defaults(command=_list)
@@ -193,7 +196,7 @@ def _parse(files, bindings) -> None:
     """Parses gin files and bindings, with one readable line for what is wrong."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    with _quiet():
+    with quiet():
         import tensorflow as tf
 
         from keras_plasticity import configurables
@@ -238,28 +241,6 @@ def _one_line(error: BaseException | str) -> str:
     return " ".join(line.strip() for line in lines if line.strip())
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Holds back what TensorFlow prints when it starts, unless it fails to."""
-    if "tensorflow" in sys.modules:
-        yield
-        return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(terminal, held.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-
-
 def _query(gin, name: str):
     try:
         return gin.query_parameter(name)
@@ -268,6 +249,12 @@ def _query(gin, name: str):
 
 
 def _report(arguments) -> int:
+    if arguments.probes:
+        from keras_plasticity import probe_report
+
+        given = (arguments.paths, arguments.probes, arguments.out, arguments.format)
+        _shown(probe_report.report, *given, arguments.layer)
+        return 0
     _print_report(
         arguments.paths,
         arguments.out,
@@ -284,8 +271,12 @@ def _report(arguments) -> int:
 def _print_report(paths, out, **options) -> None:
     from keras_plasticity.report import report
 
+    _shown(report, paths, out=out, **options)
+
+
+def _shown(report, *given, **options) -> None:
     try:
-        report(paths, out=out, **options)
+        report(*given, **options)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
 

@@ -23,10 +23,10 @@ class Forward:
     Traced once for each set of pieces, whatever the number of examples. Pieces:
 
     - `"outputs"`: what the model returns, as it returns it.
-    - `"activity"`: of each unit's activation `h`: mean of |h|, least and largest value, share
-      of examples at which it is silent everywhere (|h| <= 1e-7).
-    - `"preactivation"`: of what enters the nonlinearity: mean, variance, least and largest
-      value, share of positive values.
+    - `"activity"`: of each unit's activation `h`: mean of |h|, and share of examples at which it
+      is silent everywhere (|h| <= 1e-7).
+    - `"preactivation"`: of what enters the nonlinearity: mean, variance, share of positive
+      values.
     - `"moments"`: third and fourth central moment of it, beside mean and variance.
     - `"derivative"`: largest |phi'(a)|.
     - `"fit"`: covariance of preactivation and activation, and variance of the latter.
@@ -140,8 +140,6 @@ def _activity(a, h, group):
         "n": _count(flat),
         "mean_abs": mean_abs,
         "silent": tf.reduce_mean(silent, 0),
-        "min": tf.reduce_min(flat, 0),
-        "max": tf.reduce_max(flat, 0),
     }
 
 
@@ -154,8 +152,6 @@ def _preactivation(a, h, group):
         "n": _count(flat),
         "mean": mean,
         "m2": m2,
-        "min": tf.reduce_min(flat, 0),
-        "max": tf.reduce_max(flat, 0),
         "positive": tf.reduce_mean(tf.cast(flat > 0, tf.float32), 0),
     }
 
@@ -274,9 +270,8 @@ def _merged_moments(parts: list[dict]) -> dict:
             for key in ("mean_abs", "silent", "positive"):
                 if key in total:
                     merged[key] = p * total[key] + q * new[key]
-        for key, extreme in (("min", np.minimum), ("max", np.maximum)):
-            if key in total:
-                merged[key] = extreme(total[key], new[key])
+        if "max" in total:
+            merged["max"] = np.maximum(total["max"], new["max"])
         if "mean" in total:
             d = new["mean"] - total["mean"]
             merged["mean"] = total["mean"] + q * d

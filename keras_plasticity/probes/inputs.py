@@ -88,8 +88,7 @@ class ProbeInputs:
         self._why: str
         if like is not None:
             self.groups, self._why, self._forward = like.groups, like._why, like._forward
-            self._pieces, self._functions = like._pieces, like._functions
-            self._kept = like._kept
+            self._functions, self._kept = like._functions, like._kept
         else:
             found, self._why = (groups, "no groups") if groups is not None else _found(model)
             self.groups = [group for group in found if group.blocked != _OUTPUT]
@@ -119,6 +118,10 @@ class ProbeInputs:
     def expect(self, pieces: typing.Iterable[str]) -> None:
         """Has the next pass compute these pieces too, see `units`; saves passes later."""
         self._pieces.update(pieces)
+
+    def forget(self) -> None:
+        """Has the next pass compute only what is asked for from now on."""
+        self._pieces.clear()
 
     @property
     def rows(self) -> int:

@@ -35,6 +35,7 @@ class Measurements:
     Attributes:
         cheap: dict from the names of probes that are not expensive to these.
         expensive: dict of those that are.
+        descriptions: dict from names to what `probes.describe` says.
         seconds: dict from `"cheap"` and the name of each expensive probe to what it took when
             it was measured last.
         variables: list of `keras.Variable`, what later records are compared with.
@@ -51,15 +52,16 @@ class Measurements:
         groups: collections.abc.Sequence[UnitGroup] | None = None,
     ) -> None:
         self.cheap, self.expensive = split(probes)
+        self.descriptions = {n: describe(p) for n, p in (self.cheap | self.expensive).items()}
         self._reference = ProbeInputs(model, *reference, groups=groups)
         self._task: ProbeInputs | None = None
         self._told: set[str] = set()
         self.seconds: dict[str, float] = {}
-        compared = {n: p for n, p in self.expensive.items() if describe(p)["on"] == "reference"}
-        for probe in (self.cheap | compared).values():
-            self._reference.expect(describe(probe)["needs"])
-        for probe in (self.cheap | compared).values():  # traces, and computes what is compared
-            self._run(probe, self._reference)
+        compared = [n for n in self.expensive if self.descriptions[n]["on"] == "reference"]
+        first = self.cheap | {name: self.expensive[name] for name in compared}
+        self._expect(first)
+        for name, probe in first.items():  # traces, and computes what later is compared with
+            self._run(name, probe, self._reference)
         initial = self._reference.snapshot()
         self._reference.initial = initial
         copies = [keras.Variable(tf.identity(w), trainable=False) for w in initial.weights.values()]
@@ -72,16 +74,23 @@ class Measurements:
         self._recorded = keras.Variable(0, dtype="int64", trainable=False, name="records")
         self.variables.append(self._recorded)
 
-    @property
-    def descriptions(self) -> dict[str, dict]:
-        """What each probe says of itself, by name."""
-        return {name: describe(p) for name, p in (self.cheap | self.expensive).items()}
+    def _expect(self, names: collections.abc.Iterable[str]) -> None:
+        """Has one pass over examples compute what these probes need."""
+        for name in names:
+            about = self.descriptions[name]
+            task = self._task or self._reference
+            if about["on"] != "reference":
+                task.expect(about["needs"])
+            if about["on"] != "task":
+                self._reference.expect(about["needs"])
 
     def set_task(self, x: typing.Any, y: typing.Any = None) -> None:
         """Takes the examples of the present task."""
         if self._task is None:
             self._task = ProbeInputs(self._reference.model, x, y, like=self._reference)
             self._task.initial = self._reference.initial
+            self._reference.forget()
+            self._expect(self.cheap)
         else:
             self._task.refresh(x, y)
 
@@ -101,8 +110,7 @@ class Measurements:
         for inputs in everyone:
             inputs.refresh()
             inputs.previous = previous
-        for name in names:
-            self._reference.expect(describe(self.expensive[name])["needs"])
+        self._expect(names)
         values: dict[str, dict] = {}
         if cheap:
             begun = time.perf_counter()
@@ -129,26 +137,25 @@ class Measurements:
         return {name: np.round(found[name], 6).tolist() for name in chosen}
 
     def _measure(self, name: str, probe: Probe) -> dict[str, dict]:
-        on = describe(probe)["on"]
+        on = self.descriptions[name]["on"]
         if self._task is None:
-            return self._named(name, probe, self._reference)
+            return self._named(name, name, probe, self._reference)
         values: dict[str, dict] = {}
         if on in ("task", "both"):
-            values |= self._named(name, probe, self._task)
+            values |= self._named(name, name, probe, self._task)
         if on in ("reference", "both"):
             label = name if on == "reference" else f"reference/{name}"
-            values |= self._named(label, probe, self._reference)
+            values |= self._named(label, name, probe, self._reference)
         return values
 
-    def _named(self, name: str, probe: Probe, inputs: ProbeInputs) -> dict[str, dict]:
-        found = self._run(probe, inputs)
-        return {} if not found else {name: {k: float(v) for k, v in found.items()}}
+    def _named(self, label: str, name: str, probe: Probe, inputs: ProbeInputs) -> dict[str, dict]:
+        found = self._run(name, probe, inputs)
+        return {} if not found else {label: {k: float(v) for k, v in found.items()}}
 
-    def _run(self, probe: Probe, inputs: ProbeInputs) -> dict | None:
+    def _run(self, name: str, probe: Probe, inputs: ProbeInputs) -> dict | None:
         try:
             return probe(inputs)
         except NotApplicableError as error:
-            name = describe(probe)["name"]
             if inputs.previous is not None and name not in self._told:
                 self._told.add(name)
                 _LOG.info("The probe %s is skipped: %s", name, error)
@@ -161,8 +168,14 @@ class Measurements:
 
     def _keep(self, inputs: ProbeInputs) -> None:
         """Notes the present state, which the next record is compared with."""
-        for path, variable in zip(self._paths, self.variables, strict=False):
-            variable.assign(inputs.variables[path].value)
+        copies = dict(zip(self._paths, self.variables, strict=False))
+        weights = inputs.variables
+
+        def copy() -> None:
+            for path, variable in copies.items():
+                variable.assign(weights[path].value)
+
+        inputs.compiled("copy of weights", copy)()
         if self._outputs is not None:
             outputs = inputs.outputs
             if np.shape(outputs) == tuple(self._outputs.shape):

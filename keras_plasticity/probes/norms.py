@@ -7,7 +7,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_plasticity.probes.inputs import MODEL, ProbeInputs, Snapshot
+from keras_plasticity.probes.inputs import MODEL, ProbeInputs
 from keras_plasticity.probes.probe import NotApplicableError, probe
 
 
@@ -206,18 +206,51 @@ def feature_norm(inputs: ProbeInputs) -> dict[str, float]:
 
 def _sums(inputs: ProbeInputs) -> dict[str, dict[str, float]]:
     """Of each trainable weight the sums of squares and of absolute values."""
-    variables = list(inputs.variables.values())
+    return _all_sums(inputs)["now"]
 
-    def sums() -> tf.Tensor:
-        values = [tf.cast(v.value, tf.float32) for v in variables]
-        rows = [[tf.reduce_sum(tf.square(w)), tf.reduce_sum(tf.abs(w))] for w in values]
-        return tf.convert_to_tensor(rows)
 
-    rows = inputs.once("weights", lambda: inputs.compiled("weights", sums)().numpy())
-    return {
-        v.path: {"square": float(a), "abs": float(b)}
-        for v, (a, b) in zip(variables, rows, strict=True)
+def _all_sums(inputs: ProbeInputs) -> dict[str, dict[str, dict[str, float]]]:
+    """Sums over the entries of each trainable weight, all in one call.
+
+    Under "now" of squares and absolute values; under "initial" and "previous", where there is
+    such a snapshot, |now|^2, |then|^2, |now - then|^2 and <now, then>.
+    """
+    variables = inputs.variables
+    snapshots = {"initial": inputs.initial, "previous": inputs.previous}
+    then = {
+        since: [snapshot.weights[path] for path in variables if path in snapshot.weights]
+        for since, snapshot in snapshots.items()
+        if snapshot is not None
     }
+
+    def sums(then: dict[str, list[tf.Tensor]]) -> dict[str, tf.Tensor]:
+        now = [tf.cast(v.value, tf.float32) for v in variables.values()]
+        squares = [tf.reduce_sum(tf.square(w)) for w in now]
+        rows = {"now": tf.stack([squares, [tf.reduce_sum(tf.abs(w)) for w in now]], 1)}
+        for since, weights in then.items():
+            old = [tf.cast(w, tf.float32) for w in weights]
+            parts = [
+                (tf.reduce_sum(w * w), tf.reduce_sum(tf.square(v - w)), tf.reduce_sum(v * w))
+                for v, w in zip(now, old, strict=True)
+            ]
+            rows[since] = tf.stack([squares, *zip(*parts, strict=True)], 1)
+        return rows
+
+    def values() -> dict:
+        found = inputs.compiled("sums of weights", sums)(then)
+        names = {"now": ("square", "abs")}
+        return {
+            since: {
+                path: dict(zip(names.get(since, _MOVED), row, strict=True))
+                for path, row in zip(variables, rows.numpy().astype(np.float64), strict=True)
+            }
+            for since, rows in found.items()
+        }
+
+    return inputs.once("sums of weights", values)
+
+
+_MOVED = ("now", "then", "difference", "product")
 
 
 def _gradient_sums(inputs: ProbeInputs) -> dict[str, np.ndarray]:
@@ -237,27 +270,9 @@ def _gradient_sums(inputs: ProbeInputs) -> dict[str, np.ndarray]:
 
 def _moved(inputs: ProbeInputs, since: str) -> dict[str, dict[str, float]]:
     """Of each trainable weight |now|^2, |then|^2, |now - then|^2 and <now, then>."""
-    snapshot: Snapshot | None = getattr(inputs, since)
-    if snapshot is None:
+    if getattr(inputs, since) is None:
         raise NotApplicableError(f"the distance needs a snapshot `{since}`")
-    variables = {path: v for path, v in inputs.variables.items() if path in snapshot.weights}
-
-    def sums(then: list[tf.Tensor]) -> tf.Tensor:
-        rows = []
-        for variable, old in zip(variables.values(), then, strict=True):
-            w, w0 = tf.cast(variable.value, tf.float32), tf.cast(old, tf.float32)
-            parts = w * w, w0 * w0, tf.square(w - w0), w * w0
-            rows.append([tf.reduce_sum(part) for part in parts])
-        return tf.convert_to_tensor(rows)
-
-    def values() -> np.ndarray:
-        return inputs.compiled("moved", sums)([snapshot.weights[p] for p in variables]).numpy()
-
-    rows = inputs.once(("moved", since), values).astype(np.float64)
-    names = ("now", "then", "difference", "product")
-    return {
-        path: dict(zip(names, row, strict=True)) for path, row in zip(variables, rows, strict=True)
-    }
+    return _all_sums(inputs)[since]
 
 
 def _of_kernels(inputs: ProbeInputs, since: str) -> dict[str, dict[str, float]]:

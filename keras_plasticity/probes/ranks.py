@@ -15,7 +15,7 @@ OF = ("last", "features", "weights")
 
 @probe("rank", better="higher", needs=["readout"])
 def effective_rank(
-    inputs: ProbeInputs, of: str = "last", centred: bool = False
+    inputs: ProbeInputs, of: str = "last", centred: bool = False, examples: int = 512
 ) -> dict[str, float]:
     """`exp(entropy(sigma / sum(sigma)))` of the singular values.
 
@@ -26,11 +26,12 @@ def effective_rank(
         of: `"last"`, what the output layer reads; `"features"`, activations of each hidden layer;
             `"weights"`, each kernel, its axes but the last flattened. Default `"last"`.
         centred: bool, whether the mean over examples is taken out first. Default False.
+        examples: int, of features that are used at most, the first ones. Default 512.
 
     Reference:
         Roy and Vetterli, "The effective rank", 2007.
     """
-    return _ranks(inputs, of, centred, spectrum.effective_rank)
+    return _ranks(inputs, of, centred, spectrum.effective_rank, examples)
 
 
 @probe("rank", better="higher", expensive=True)
@@ -106,7 +107,9 @@ def participation_ratio(inputs: ProbeInputs, of: str = "features") -> dict[str, 
     return _ranks(inputs, of, True, spectrum.participation_ratio)
 
 
-def spectra(inputs: ProbeInputs, of: str, centred: bool = False) -> dict[str, np.ndarray]:
+def spectra(
+    inputs: ProbeInputs, of: str, centred: bool = False, examples: int | None = None
+) -> dict[str, np.ndarray]:
     """Returns the singular values that the ranks are functions of, by layer.
 
     Features and kernels of more than two axes are flattened to two; the last one stays.
@@ -115,6 +118,7 @@ def spectra(inputs: ProbeInputs, of: str, centred: bool = False) -> dict[str, np
         inputs: `ProbeInputs`.
         of: `"last"`, `"features"` or `"weights"`.
         centred: bool, whether the mean over rows is taken out first. Default False.
+        examples: int, of features that are used at most. Default: all.
 
     Raises:
         ValueError: `of` is none of these.
@@ -126,16 +130,20 @@ def spectra(inputs: ProbeInputs, of: str, centred: bool = False) -> dict[str, np
         if of == "weights":
             matrices = {k: np.asarray(v.value, np.float32) for k, v in inputs.kernels.items()}
         elif of == "last":
-            matrices = {MODEL: inputs.features}
+            matrices = {MODEL: inputs.features[:examples]}
         else:
-            matrices = inputs.units("features")
+            matrices = {k: h[:examples] for k, h in inputs.units("features").items()}
         flat = {k: m.reshape(-1, m.shape[-1]) for k, m in matrices.items()}
         return {k: spectrum.singular_values(m, centred) for k, m in flat.items()}
 
-    return inputs.once(("spectra", of, centred), compute)
+    return inputs.once(("spectra", of, centred, examples), compute)
 
 
 def _ranks(
-    inputs: ProbeInputs, of: str, centred: bool, rank: collections.abc.Callable
+    inputs: ProbeInputs,
+    of: str,
+    centred: bool,
+    rank: collections.abc.Callable,
+    examples: int | None = None,
 ) -> dict[str, float]:
-    return {name: rank(sigma) for name, sigma in spectra(inputs, of, centred).items()}
+    return {name: rank(sigma) for name, sigma in spectra(inputs, of, centred, examples).items()}

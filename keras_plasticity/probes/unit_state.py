@@ -38,7 +38,7 @@ def dormant_fraction(inputs: ProbeInputs, threshold: float = 0.025) -> dict[str,
     return found
 
 
-@probe("share", better="lower", on="both", needs=["activity"])
+@probe("share", better="lower", needs=["activity"])
 def dead_fraction(inputs: ProbeInputs, tolerance: float = 0.0) -> dict[str, float]:
     """Share of units that are silent: `mean(P(|h| <= 1e-7 at all positions) >= 1 - tolerance)`.
 
@@ -80,7 +80,7 @@ def gradient_dead_fraction(inputs: ProbeInputs, epsilon: float = 1e-3) -> dict[s
     }
 
 
-@probe("share", better="lower", on="both", needs=["activity", "preactivation"])
+@probe("share", better="lower", needs=["activity", "preactivation"])
 def linearised_fraction(inputs: ProbeInputs, tolerance: float = 0.01) -> dict[str, float]:
     """Share of units that live and yet are linear on all examples ("zombie" units).
 
@@ -101,7 +101,7 @@ def linearised_fraction(inputs: ProbeInputs, tolerance: float = 0.01) -> dict[st
         preactivation variance. The line and `tolerance` are ours.
     """
     found = {}
-    kinked = inputs.once("kinked", lambda: {g.name for g in inputs.groups if _kinked(g)})
+    kinked = inputs.kept("kinked", lambda: {g.name for g in inputs.groups if _kinked(g)})
     preactivation, activity = inputs.units("preactivation"), inputs.units("activity")
     smooth = [name for name in preactivation if name not in kinked]
     fits = inputs.units("fit") if smooth else {}

@@ -91,10 +91,15 @@ def test_rows_of_a_fit(tmp_path):
     assert [row["step"] for row in rows_of(tmp_path / "log")] == [1, 4, 8, 9, 12, 16]
 
 
-def test_shift_is_measured_on_frozen_examples_and_units_on_both(tmp_path):
+def test_what_is_measured_on_frozen_examples_and_what_on_those_of_the_task(tmp_path):
+    @probes.probe("bits", on="both")
+    def on_both(inputs):
+        return probes.sign_entropy(inputs)
+
     model = network()
     x, y = data()
-    monitor = kp.callbacks.Monitor(tmp_path / "log", reference_data=(x, y))
+    chosen = (*probes.DEFAULT, on_both)
+    monitor = kp.callbacks.Monitor(tmp_path / "log", chosen, reference_data=(x, y))
     for task in range(2):
         monitor.on_task_begin(task, model, data=(x + 10 * task, y))
         fit(model, [monitor])
@@ -105,8 +110,9 @@ def test_shift_is_measured_on_frozen_examples_and_units_on_both(tmp_path):
     assert first["preactivation_mean"] != second["preactivation_mean"]
     on_task = probes.preactivation_mean(probes.ProbeInputs(model, x + 10, y))
     assert rows[-1]["probes"]["preactivation_mean"] == pytest.approx(on_task)
-    frozen = probes.dead_fraction(probes.ProbeInputs(model, x, y))
-    assert rows[-1]["probes"]["reference/dead_fraction"] == pytest.approx(frozen)
+    frozen = probes.sign_entropy(probes.ProbeInputs(model, x, y))
+    assert rows[-1]["probes"]["reference/on_both"] == pytest.approx(frozen)
+    assert rows[-1]["probes"]["on_both"] != rows[-1]["probes"]["reference/on_both"]
     assert first["preactivation_mean_shift"] == {"dense_0": 0, "dense_1": 0}
     assert rows[-1]["probes"]["preactivation_mean_shift"]["dense_1"] > 0
 
