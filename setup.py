@@ -33,6 +33,7 @@ setup(
         "tensorboard>=2.21",
         "tensorflow>=2.21",
         "tensorflow-datasets>=4.9.8",
+        "threadpoolctl>=3.1",
     ],
     extras_require={
         "parquet": ["pyarrow>=14"],

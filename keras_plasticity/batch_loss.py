@@ -24,15 +24,18 @@ def batch_loss(
         x: inputs of the batch.
         y: targets of the batch.
         sample_weight: weights of the batch, or None.
-        predictions: what the model returned for `x`, if it is known already.
+        predictions: what a model of the same kind returned for `x`, in place of this one; a
+            `compute_loss` of the model's own is not asked then.
     """
     states = [state for metric in model.metrics for state in metric.variables]
     before = [tf.identity(state.value) for state in states]
-    if predictions is None:
+    if predictions is not None:  # penalties on activations would be those of another pass
+        loss = model._compile_loss(y, predictions, sample_weight)
+    else:
         predictions = model(x, training=False)
-    loss = model.compute_loss(x, y, predictions, sample_weight, training=False)
-    for penalty in model.losses:  # not always scalars; Keras adds them up as well
-        loss -= tf.reduce_sum(penalty)
+        loss = model.compute_loss(x, y, predictions, sample_weight, training=False)
+        for penalty in model.losses:  # not always scalars; Keras adds them up as well
+            loss -= tf.reduce_sum(penalty)
     for state, value in zip(states, before, strict=True):
         state.assign(value)
     return loss

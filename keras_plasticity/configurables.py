@@ -55,6 +55,7 @@ _OURS = (
     callbacks.Monitor,
     callbacks.OptimizerReset,
     callbacks.OrthogonalReset,
+    callbacks.PlasticityAlarm,
     callbacks.PlasticityInjection,
     callbacks.ReDo,
     callbacks.SelectiveWeightReinit,

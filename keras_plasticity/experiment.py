@@ -176,7 +176,7 @@ def _loop(training: Training, benchmark, method, seed, evaluate_earlier, progres
     finally:
         events.close()
         for monitor in training.monitors:
-            monitor.say_skipped()
+            monitor.leave()
 
 
 def _build(model, stream: Stream) -> keras.Model:

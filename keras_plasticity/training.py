@@ -82,7 +82,13 @@ class Training:
         self._seconds = 0.0  # spent on the task before this process
         self._test: tuple = (None, None)
         self.monitors = [c for c in callbacks if isinstance(c, Monitor)]
+        self._told = any(_uses_tasks(c) for c in callbacks)  # and may change weights between
         self.events: EventWriter | None = None
+        if len(self.monitors) > 1:
+            raise ValueError(
+                "A run has one `Monitor`: give it the probes of all. "
+                f"Received: {len(self.monitors)} of them"
+            )
         for monitor in self.monitors:
             monitor.join(self, model, stream[0])
 
@@ -118,7 +124,7 @@ class Training:
         if self.step == 0:
             self._announce("on_task_begin", task)
         for monitor in self.monitors:
-            monitor.begin_task(task, self.first_step, self.step)
+            monitor.begin_task(task, self.first_step, self.step, not self._told)
         per_epoch = task.steps_per_epoch
         if self.by_epoch:  # an epoch is a fixed number of blocks
             stops = set(range(0, task.steps, per_epoch))
@@ -258,6 +264,7 @@ class Training:
             "seconds": seconds,
             "finished": self.finished,
         }
+        self._writer.sync()
         arrays = checkpoint.collect(self._owners())
         arrays |= {f"logs/{name}": values for name, values in _joined(self._logs).items()}
         checkpoint.save(self.run_dir, arrays, progress)
@@ -311,6 +318,10 @@ class _Recorder(keras.callbacks.Callback):
     def _save_within_task(self):
         if self.training.step < self.task.steps:  # at its end, after `fit` has returned
             self.training.save_if_due(time.time() - self.begun)
+
+
+def _uses_tasks(callback) -> bool:
+    return getattr(callback, "uses_task_boundaries", hasattr(callback, "on_task_begin"))
 
 
 def _overrides(callback, names) -> bool:

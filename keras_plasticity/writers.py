@@ -60,6 +60,11 @@ class RowWriter:
             raise
         self.rows.append(row)
 
+    def sync(self) -> None:
+        """Writes all rows through to the disk."""
+        with open(self.path, "ab") as file:
+            os.fsync(file.fileno())
+
 
 class EventWriter:
     """Writes what a run shows in TensorBoard, as a function of its rows.
@@ -92,6 +97,7 @@ class EventWriter:
 
         self._tf, self._probes = tf, dict(probes or {})
         self._task: int | None = None
+        self._task_start = 0
         self._seen: set[str] = set()
         self._records = 0
         self._step = 0
@@ -116,7 +122,7 @@ class EventWriter:
         """Marks the first optimizer update of a task, if it is not marked."""
         if task == self._task:
             return
-        self._task = task
+        self._task, self._task_start = task, self._step
         self._records += 1
         self._tensor("task", [task, 0, 0, self._records], self._step + 1, wall_time)
         self._file.flush()
@@ -124,7 +130,7 @@ class EventWriter:
     def task_end(self, task: int, step: int, epoch: int, wall_time: float) -> None:
         """Marks the last optimizer update of a task so far."""
         self._records += 1
-        done = [task, step - self._step - 1, epoch, self._records]
+        done = [task, step - self._task_start - 1, epoch, self._records]
         self._tensor("task", done, step, wall_time)
         self._step = step
         self._file.flush()

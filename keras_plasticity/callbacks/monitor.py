@@ -12,13 +12,16 @@ import numpy as np
 
 from keras_plasticity import probes as kp_probes
 from keras_plasticity.callbacks.schedule import Schedule, passed
+from keras_plasticity.probes.budget import Budget
 from keras_plasticity.probes.examples import first_examples, task_examples
 from keras_plasticity.probes.measurements import Measurements, finite, split
 from keras_plasticity.units import UnitGroup
 from keras_plasticity.writers import METRICS, PROBE, EventWriter, RowWriter
 
 _LOG = logging.getLogger("keras_plasticity")
+_CHEAP = "cheap"  # all probes that are not expensive, at once
 _HISTOGRAMS = 200  # of a run at most
+_FROZEN = 256  # frozen examples of a run: enough for shifts, and units have those of the task
 
 
 class Monitor(keras.callbacks.Callback):
@@ -26,6 +29,10 @@ class Monitor(keras.callbacks.Callback):
 
     Leave it on: the default probes cost about a pass over `examples` at each record, and
     nothing in between. Training is the same, bit for bit, with and without it.
+
+    At the begin of a task after the first only what its examples are needed for is measured, if
+    nothing has changed the weights since the end of the task before. The begin stands at the step
+    of the first update, and takes its place: with `every=1` the record after it is left out.
 
     Each record holds the values of all probes by layer, on examples of the present task, and
     for probes that compare with an earlier time on examples that stay the same for the whole
@@ -54,22 +61,23 @@ class Monitor(keras.callbacks.Callback):
             int, every so many optimizer updates; a sequence of int, after these updates of a
             task, or of a `fit` where no task is announced; `"epoch"`; or `"task"`, not at all
             in between. Default: `"task"` in `experiment.run`, elsewhere `"epoch"`. Beside callbacks
-            that must be called at epochs, a record of a run falls on the end of the epoch.
+            that must be called at epochs, a record of a run falls on the end of the call of
+            the step that is under way.
         reference_data: the examples that stay the same, `(x, y)` or x or a `tf.data.Dataset`
-            of batches. Default: those of the first task.
+            of batches, one of its own: reading it moves the order of a shuffled one on.
+            Default: 256 of the first task.
         slow_every: when to measure the expensive probes, like `every`, besides at the begin
             and the end of the run: `"task"` at the end of each task and `fit`, `"run"` never in
             between. Default `"task"`.
-        budget: float, share of the time since training began that may be spent on probing: a
-            record that would exceed it is left out, and how many is said at the end. None for
-            no limit. Default None.
-        examples: int, of each set that are used. Default 1000: fewer do not tell rarely active
-            units from dead ones.
+        budget: float, share of the time since training began that may be spent on probing,
+            tracing included: what would exceed it is left out, and said at the end; what was
+            never measured is taken when nothing is owed. None for no limit. Default None.
+        examples: int, of each set that are used at most. Default 1000: fewer do not tell rarely
+            active units from dead ones.
         groups: `UnitGroup`s made by hand, for a model without a graph.
 
     Attributes:
         latest: dict, the newest value of each probe: `{"dead_fraction": {"dense_0": 0.1}}`.
-        skipped: int, measurements that were left out so far to stay within `budget`.
         listeners: list of functions that are called with each row that is recorded.
 
     Raises:
@@ -99,23 +107,33 @@ class Monitor(keras.callbacks.Callback):
         self.log_dir = None if log_dir is None else pathlib.Path(log_dir)
         self.probes = tuple(kp_probes.DEFAULT if probes is None else probes)
         split(self.probes)  # fails early
-        self.every, self.slow_every, self.budget = every, slow_every, budget
         self._fast, self._slow = Schedule(every), Schedule(slow_every)
+        self.every, self.slow_every, self.budget = self._fast.every, self._slow.every, budget
         self.examples, self.groups = examples, groups
         self._reference = (
             None if reference_data is None else first_examples(reference_data, examples)
         )
-        self.latest: dict[str, dict[str, float]] = {}
-        self.skipped = 0
         self.listeners: list[typing.Callable[[dict], None]] = []
         self._run: typing.Any = None  # the run that it is part of
-        self._measurements: Measurements | None = None
         self._rows: RowWriter | None = None
         self._events: EventWriter | None = None
-        self._task, self._task_start = 0, 0
-        self._step, self._epoch, self._recorded, self._left_out = 0, 0, -1, -1
+        self._task_data: tuple | None = None
+        self._reset()
+
+    def _reset(self):
+        """Forgets all records."""
+        self.latest: dict[str, dict[str, float]] = {}
+        self._measurements: Measurements | None = None
+        self._watched: list[int] = []  # the weights that are trained
+        self._budget = Budget(self.budget)
+        self._task, self._task_start, self._step, self._epoch = 0, 0, 0, 0
+        self._recorded = {"fast": -1, "slow": -1}  # steps
         self._histograms = 0
-        self._spent, self._begun = 0.0, time.perf_counter()
+
+    @property
+    def skipped(self) -> int:
+        """Measurements that were left out so far to stay within `budget`."""
+        return self._budget.skipped.total()
 
     # In `experiment.run`, which calls these
 
@@ -132,12 +150,22 @@ class Monitor(keras.callbacks.Callback):
                 "In a run a `Monitor` writes to the run's directory. "
                 f"Received: log_dir={str(self.log_dir)!r}"
             )
+        self._reset()
         self._run = run
         self.set_model(model)
-        reference = self._reference or task_examples(task, self.examples)
-        self._measurements = self._timed(
-            lambda: Measurements(model, self.probes, reference, self.groups)
-        )
+        count = min(self.examples, _FROZEN)
+        self._measure(model, self._reference or task_examples(task, count))
+
+    @property
+    def in_run(self) -> bool:
+        """Whether it is part of an `experiment.run`."""
+        return self._run is not None
+
+    def leave(self) -> None:
+        """Ends being part of a run."""
+        if self._budget.skipped:
+            _LOG.warning("Monitor: %s", self._budget.summary())
+        self._run = self._measurements = None
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -154,20 +182,22 @@ class Monitor(keras.callbacks.Callback):
         schedules = (self._fast.or_else("task"), self._slow)
         return set().union(*(s.stops(task.steps, task.steps_per_epoch) for s in schedules))
 
-    def begin_task(self, task, step: int, done: int) -> None:
+    def begin_task(self, task, step: int, done: int, same_weights: bool) -> None:
         """Takes the examples of a task; records if none of its `done` updates is done.
 
         Args:
             task: `Task`.
             step: int, updates of the run before this task.
             done: int, updates of this task that are done.
+            same_weights: bool, whether nothing has changed them since the task before.
         """
         self._task, self._task_start = task.index, step
         assert self._measurements is not None
         self._measurements.set_task(*task_examples(task, self.examples))
         self._seen = done
         if done == 0:
-            self._record(step + 1, 0, 0, self._measurements.expensive if step == 0 else ())
+            first = step == 0
+            self._record(step + 1, 0, 0, first, same_weights=same_weights and not first)
 
     def after_updates(self, task, done: int) -> None:
         """Records if it came due since the last call, `done` updates of the task are done."""
@@ -195,6 +225,7 @@ class Monitor(keras.callbacks.Callback):
         if self._run is not None:
             return
         self._task, self._task_start = getattr(task, "index", task), self._step
+        self._epoch = 0
         if data is not None:
             self._task_data = first_examples(data, self.examples)
             if self._measurements is not None:
@@ -203,20 +234,22 @@ class Monitor(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if self._run is not None:
             return
-        if self._measurements is None or self._model_measured is not self.model:
+        watched = [id(v) for v in self.model.trainable_variables]
+        if self._measurements is None or watched != self._watched:  # another model, or unfrozen
             self._start()
         self._open()
         self._fit_start, self._epoch_start = self._step, self._step
         if self._events is not None:
             self._events.task_begin(self._task, time.time())
-        first = self._recorded < 0
+        first = self._recorded["slow"] < 0
         self._record(self._step + 1, self._step - self._task_start, self._epoch, first)
 
     def on_train_batch_end(self, batch, logs=None):
         if self._run is not None:
             return
-        before, self._step = self._step, self._epoch_start + batch + 1
-        since = self._task_start if self._task_start >= self._fit_start else self._fit_start
+        done = min(batch + 1, self.params.get("steps") or batch + 1)  # not beyond the epoch's end
+        before, self._step = self._step, self._epoch_start + done
+        since = max(self._task_start, self._fit_start)
         fast, slow = (
             s.passed(before - since, self._step - since)
             for s in (self._fast.or_else("epoch"), self._slow)
@@ -229,11 +262,14 @@ class Monitor(keras.callbacks.Callback):
             return
         self._epoch_start = self._step
         fast, slow = (s.every == "epoch" for s in (self._fast.or_else("epoch"), self._slow))
+        if epoch + 1 == self.params.get("epochs"):  # `on_train_end` comes after the logs
+            fast = slow = True
         if fast or slow:
             self._record(self._step, self._step - self._task_start, self._epoch, slow, fast)
         self._epoch += 1
         if logs is not None:
-            logs.update({name: _mean(values) for name, values in self.latest.items()})
+            names = (self._measurements.descriptions if self._measurements else {}) | self.latest
+            logs.update({name: _mean(self.latest.get(name, {})) for name in names})
 
     def on_train_end(self, logs=None):
         if self._run is not None:
@@ -242,20 +278,8 @@ class Monitor(keras.callbacks.Callback):
         self._record(self._step, self._step - self._task_start, epoch, True)
         if self._events is not None:
             self._events.task_end(self._task, self._step, epoch, time.time())
-            self._events.close()
-            self._events = None
-        self.say_skipped()
-
-    def say_skipped(self) -> None:
-        """Logs how much was left out to stay within the budget."""
-        if self.skipped:
-            _LOG.warning(
-                "Monitor: %d measurements were left out to stay within budget=%g; %.1f %% of the "
-                "time was spent on probing",
-                self.skipped,
-                self.budget,
-                100 * self._spent / max(time.perf_counter() - self._begun, 1e-9),
-            )
+        if self._budget.skipped:
+            _LOG.warning("Monitor: %s", self._budget.summary())
 
     # What
 
@@ -265,16 +289,16 @@ class Monitor(keras.callbacks.Callback):
                 "`Monitor` needs examples to probe with outside `experiment.run`: pass "
                 "`reference_data=(x, y)`. Received: reference_data=None"
             )
-        if not self.model.built:
-            self.model.build(keras.tree.map_structure(np.shape, self._reference[0]))
-        self._begun = time.perf_counter()
-        self._measurements = self._timed(
-            lambda: Measurements(self.model, self.probes, self._reference, self.groups)
-        )
-        self._model_measured = self.model
-        data = getattr(self, "_task_data", None)
-        if data is not None:
-            self._measurements.set_task(*data)
+        self._measure(self.model, self._reference)
+        if self._task_data is not None:
+            self._measurements.set_task(*self._task_data)
+
+    def _measure(self, model, reference):
+        begun = time.perf_counter()
+        asked = self.probes not in (kp_probes.DEFAULT, kp_probes.ALL)
+        self._measurements = Measurements(model, self.probes, reference, self.groups, asked)
+        self._watched = [id(v) for v in model.trainable_variables]
+        self._budget.spent += time.perf_counter() - begun
 
     def _open(self):
         if self.log_dir is None:
@@ -291,77 +315,52 @@ class Monitor(keras.callbacks.Callback):
             info = {"intervention": "", "seed": None, "group": "", "hparams": {}}
             self._events = EventWriter(self.log_dir, info, (), self.descriptions, replace=False)
 
-    def _record(self, step, done, epoch, slow, fast=True):
-        """Measures and writes, unless this step is recorded or the budget is spent.
+    def _record(self, step, done, epoch, slow, fast=True, same_weights=False):
+        """Measures and writes what is not recorded at this step and fits into the budget.
 
         Args:
             step: int, of the run.
             done: int, updates of the task that are done.
             epoch: int, of the task.
-            slow: bool, whether expensive probes are due, or names of those that are.
+            slow: bool, whether expensive probes are due.
             fast: bool, whether the others are.
+            same_weights: bool, whether the weights are those of the record before.
         """
-        if step <= self._recorded:
+        fast, slow = fast and step > self._recorded["fast"], slow and step > self._recorded["slow"]
+        if not (fast or slow):
             return
         measurements = self._measurements
         assert measurements is not None
-        due = list(measurements.expensive) if slow is True else list(slow or ())
-        cheap, names = self._affordable(fast, due)
-        if step > self._left_out:
-            self.skipped += (fast and not cheap) + len(due) - len(names)
-            self._left_out = step
-        if not (cheap or names):
+        due = ([_CHEAP] if fast else []) + (list(measurements.expensive) if slow else [])
+        chosen = self._budget.choose(due, measurements.seconds)
+        if fast and self._recorded["fast"] < 0 and _CHEAP not in chosen:
+            chosen.append(_CHEAP)  # the beginning is always recorded
+        self._budget.skipped.update(name for name in due if name not in chosen)
+        self._recorded |= {kind: step for kind, it in (("fast", fast), ("slow", slow)) if it}
+        if not chosen:
             return
         begun = time.perf_counter()
-        values = measurements.record(names, cheap)
+        names = [name for name in chosen if name != _CHEAP]
+        values = measurements.record(names, _CHEAP in chosen, same_weights)
         row = {"kind": PROBE, "task": self._task, "step": step, "step_in_task": done}
         row |= {"epoch": epoch, "probes": finite(values)}
-        if slow is True and self._histograms < _HISTOGRAMS and self._wants_histograms():
+        if slow and self._histograms < _HISTOGRAMS and self._wants_histograms():
             row["histograms"] = {"preactivation": measurements.histograms()}
             self._histograms += 1
         seconds = time.perf_counter() - begun
         row |= {"seconds": round(seconds, 6), "wall_time": round(time.time(), 3)}
-        self._recorded = step
         self.latest |= values
         if self._run is not None:
             self._run.write_probes(row)
         elif self._rows is not None:
             self._rows.append(row, sync=False)
             self._events.probe(row)
-        self._spent += time.perf_counter() - begun
+        self._budget.spent += time.perf_counter() - begun
         for listener in self.listeners:
             listener(row)
 
     def _wants_histograms(self) -> bool:
         return any(getattr(p, "__name__", "").startswith("preactivation") for p in self.probes)
-
-    def _affordable(self, cheap: bool, names: list[str]) -> tuple[bool, list[str]]:
-        """What of that which is due fits into the budget, the longest unmeasured first."""
-        if self.budget is None:
-            return cheap, names
-        measurements = self._measurements
-        assert measurements is not None
-        left = self.budget * (time.perf_counter() - self._begun) - self._spent
-        if cheap:
-            cost = measurements.seconds.get("cheap", 0.0)
-            cheap = cost <= left
-            left -= cost if cheap else 0
-        chosen = []
-        waiting = sorted(names, key=lambda name: self._measured_at.get(name, -1))
-        for name in waiting:
-            price = measurements.seconds.get(name, left)  # at first it is not known
-            if left > 0 and price <= left:
-                chosen.append(name)
-                self._measured_at[name] = time.perf_counter()
-                left -= price
-        return cheap, chosen
-
-    def _timed(self, function):
-        begun = time.perf_counter()
-        result = function()
-        self._measured_at: dict[str, float] = {}
-        self._spent += time.perf_counter() - begun
-        return result
 
     def get_config(self) -> dict:
         return {
@@ -375,7 +374,9 @@ class Monitor(keras.callbacks.Callback):
 
 
 def _mean(values: dict[str, float]) -> float:
-    """Of layers; the value of the whole model where there is one."""
+    """Of layers; the value of the whole model where there is one; NaN of none."""
+    if not values:
+        return float("nan")
     if kp_probes.MODEL in values:
         return values[kp_probes.MODEL]
     return float(np.mean(list(values.values())))

@@ -18,7 +18,8 @@ _SIDES = ("above", "below")
 class PlasticityAlarm(keras.callbacks.Callback):
     """Warns, calls back or stops when what a `Monitor` measures crosses a limit.
 
-    A probe crosses its limit when its worst layer does, at `patience` records in a row. Each
+    A probe crosses its limit when its worst layer does, at `patience` records in a row; a value
+    that is not finite crosses any limit. Each
     probe raises the alarm once, and again after it has come back.
 
     Example:
@@ -34,8 +35,8 @@ class PlasticityAlarm(keras.callbacks.Callback):
         limits: dict from the name of a probe to a float, or to `("above", float)` or
             `("below", float)`. A float alone is the side that the probe calls worse.
         action: `"warn"`, a line in the log; `"stop"`, which also ends training (`fit` at once,
-            `experiment.run` after the task); or a function of a dict with `probe`, `layer`,
-            `value`, `limit` and `step`. Default `"warn"`.
+            `experiment.run` after the task; called again, it goes on); or a function of a dict
+            with `probe`, `layer`, `value`, `limit` and `step`. Default `"warn"`.
         patience: int, records in a row. Default 1.
 
     Attributes:
@@ -66,7 +67,7 @@ class PlasticityAlarm(keras.callbacks.Callback):
             raise ValueError(f"`patience` must be at least 1. Received: patience={patience!r}")
         known = {about["name"]: about for about in map(probes.describe, monitor.probes)}
         self.limits = {name: _limit(name, limits[name], known) for name in limits}
-        self.action, self.patience = action, patience
+        self.monitor, self.action, self.patience = monitor, action, patience
         self.alarms: list[dict] = []
         self.stopped = False
         self._crossed = dict.fromkeys(self.limits, 0)
@@ -74,10 +75,11 @@ class PlasticityAlarm(keras.callbacks.Callback):
 
     def _check(self, row: dict) -> None:
         for name, (side, limit) in self.limits.items():
-            values = {k: v for k, v in row["probes"].get(name, {}).items() if v is not None}
+            values = row["probes"].get(name)
             if not values:
                 continue
             sign = 1 if side == "above" else -1
+            values = {k: sign * math.inf if v is None else v for k, v in values.items()}
             worst, layer = max((sign * value, key) for key, value in values.items())
             if worst <= sign * limit:
                 self._crossed[name] = 0
@@ -100,7 +102,8 @@ class PlasticityAlarm(keras.callbacks.Callback):
         )
         if stop:
             self.stopped = True
-            self.model.stop_training = True
+            if not self.monitor.in_run:
+                self.model.stop_training = True
 
     def get_config(self) -> dict:
         action = self.action if isinstance(self.action, str) else "function"

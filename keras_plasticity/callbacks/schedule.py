@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import numbers
 import typing
 
 
@@ -23,19 +24,21 @@ class Schedule:
     every: int | str | typing.Sequence[int] | None
 
     def __post_init__(self) -> None:
-        every = self.every
-        if every in ("epoch", "task", "run", None):
+        every: typing.Any = self.every
+        if every is None or (isinstance(every, str) and every in ("epoch", "task", "run")):
             return
-        steps = (every,) if isinstance(every, int) else every
-        if (
-            isinstance(steps, str)
-            or not all(isinstance(s, int) and s >= 0 for s in steps)
-            or every == 0
-        ):
+        single = isinstance(every, numbers.Integral)
+        try:
+            steps = [every] if single else list(every)
+            whole = all(isinstance(n, numbers.Integral) and int(n) >= 0 for n in steps)
+        except TypeError:
+            whole = False
+        if not whole or isinstance(every, (str, bool)) or (single and every == 0):
             raise ValueError(
                 "`every` must be a positive number of updates, a sequence of updates, 'epoch', "
                 f"'task' or 'run'. Received: every={every!r}"
             )
+        object.__setattr__(self, "every", int(every) if single else tuple(map(int, steps)))
 
     def or_else(self, every: str) -> Schedule:
         """Returns this schedule, or that of `every` if it is not decided."""

@@ -155,7 +155,8 @@ def _add_steps(
     now = {path: rms(values[path]) for path in grown.hidden or grown.output}
     sizes = [rate / max(size, 1e-30) for size in now.values()]
     then = [rate / max(grown.start[path], 1e-30) for path in now]
-    normalised = not isinstance(optimizer, keras.optimizers.SGD)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    normalised = not isinstance(inner, keras.optimizers.SGD)
     text = (
         "effective learning rate, rate / rms(w), median of layers; "
         f"{np.median(then):.2g} at the start" + ("" if normalised else " (times the gradient)")

@@ -54,9 +54,10 @@ def _same(values: Values, first: Values) -> Values:
 
 # Mechanism, indicator, probe, and how the indicator follows from the probe now and at first.
 _READINGS: tuple[tuple[str, str, str, collections.abc.Callable], ...] = (
+    ("dead_units", "dead_share", "gradient_dead_fraction", _mean),
+    ("dead_units", "dead_layer", "gradient_dead_fraction", _worst),
     ("dead_units", "dead_share", "dead_fraction", _mean),
     ("dead_units", "dead_layer", "dead_fraction", _worst),
-    ("dead_units", "dead_share", "gradient_dead_fraction", _mean),
     ("linearised_units", "linearised_share", "linearised_fraction", _mean),
     ("linearised_units", "linearised_layer", "linearised_fraction", _worst),
     ("norm_growth", "hidden_growth", "weight_norm", _growth),

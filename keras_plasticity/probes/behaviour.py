@@ -143,8 +143,8 @@ def trainability(
     if kind is None:
         kind = "labels" if inputs.classifies else "functions"
     x = keras.tree.map_structure(lambda a: a[:examples], inputs.x)
-    key = ("trainability", optimizer_key(inputs.model), kind, jit_compile)
-    trainer = inputs.kept(key, lambda: _Trainer(inputs.model, x, kind, jit_compile))
+    key, version = ("trainability", kind, jit_compile), optimizer_key(inputs.model)
+    trainer = inputs.kept(key, lambda: _Trainer(inputs.model, x, kind, jit_compile), version)
     rows = len(keras.tree.flatten(x)[0])
     results: dict[str, list] = {"aged": [], "fresh": []}
     aged = inputs.model.weights

@@ -32,7 +32,8 @@ class Forward:
     - `"fit"`: covariance of preactivation and activation, and variance of the latter.
     - `"features"`: activation of each example, averaged over positions.
     - `"readout"`: what the output layer reads of each example, averaged over positions.
-    - `"samples"`: preactivations of up to `_SAMPLES` positions, spread evenly.
+    - `"samples"`: preactivations of up to 2,048 examples and positions, spread evenly.
+    - `"sketch"`: preactivations of fewer, so that a layer has about 16,000 numbers.
 
     Args:
         model: `keras.Model`.
@@ -196,15 +197,16 @@ def _features(a, h, group):
     return tf.reduce_mean(h, places) if places else h
 
 
-_SAMPLES = 2048
-
-
-def _samples(a, h, group):
+def _samples(a, h, group, rows=2048):
     if a is None:
         return None
     flat = _flat(a)
-    step = tf.maximum(1, tf.shape(flat)[0] // _SAMPLES)
-    return flat[::step][:_SAMPLES]
+    step = tf.maximum(1, tf.shape(flat)[0] // rows)
+    return flat[::step][:rows]
+
+
+def _sketch(a, h, group):
+    return _samples(a, h, group, max(16, 16384 // group.size))
 
 
 _PIECES: dict[str, typing.Callable] = {
@@ -215,6 +217,7 @@ _PIECES: dict[str, typing.Callable] = {
     "fit": _fit,
     "features": _features,
     "samples": _samples,
+    "sketch": _sketch,
 }
 
 

@@ -138,7 +138,7 @@ class ProbeInputs:
 
         Args:
             piece: `"activity"`, `"preactivation"`, `"moments"`, `"derivative"`, `"fit"`,
-                `"features"`, `"readout"` or `"samples"`, see `Forward`.
+                `"features"`, `"readout"`, `"samples"` or `"sketch"`, see `Forward`.
 
         Raises:
             NotApplicableError: no group of the model has it.
@@ -181,18 +181,20 @@ class ProbeInputs:
     def classifies(self) -> bool:
         """Whether the model has one output of class scores.
 
-        It is compiled with a crossentropy, or targets are whole numbers within its outputs, or
-        it ends in a softmax.
+        It is compiled with a crossentropy other than the binary one; or with a loss that is not
+        known as one of regressions, and ends in a softmax or has targets that are whole numbers
+        within its outputs.
         """
         outputs = self.outputs
         if not isinstance(outputs, np.ndarray) or outputs.ndim != 2 or outputs.shape[1] < 2:
             return False
-        loss = _loss(self.model)
-        if loss is not None:
-            name = loss if isinstance(loss, str) else getattr(loss, "name", "") or ""
-            return "crossentropy" in name.replace("_", "").lower()
-        if self._probabilities() or self.y is None or not isinstance(self.y, tf.Tensor):
-            return self._probabilities()
+        name = _loss_name(_loss(self.model))
+        if "crossentropy" in name:
+            return "binary" not in name
+        if name in _REGRESSIONS or self._probabilities():
+            return name not in _REGRESSIONS
+        if self.y is None or not isinstance(self.y, tf.Tensor):
+            return False
         return bool(self.y.dtype.is_integer and int(tf.reduce_max(self.y)) < outputs.shape[1])
 
     def _probabilities(self) -> bool:
@@ -201,14 +203,27 @@ class ProbeInputs:
 
     @property
     def variables(self) -> dict[str, keras.Variable]:
-        """Trainable weights by path."""
-        return {v.path: v for v in self.model.trainable_variables}
+        """Trainable weights by path; of several with one path the others have a number."""
+        found: dict[str, keras.Variable] = {}
+        for variable in self.model.trainable_variables:
+            path, number = variable.path, 1
+            while path in found:
+                number += 1
+                path = f"{variable.path}#{number}"
+            found[path] = variable
+        return found
 
     @property
     def kernels(self) -> dict[str, keras.Variable]:
-        """Trainable weights that multiply inputs, by path without a last "/kernel"."""
-        found = {path: v for path, v in self.variables.items() if is_kernel(v)}
-        return {path.removesuffix("/kernel"): v for path, v in found.items()}
+        """Trainable weights that multiply inputs, by the name of `kernel_paths`."""
+        variables = self.variables
+        return {name: variables[path] for name, path in self.kernel_paths.items()}
+
+    @property
+    def kernel_paths(self) -> dict[str, str]:
+        """Paths of the kernels in `variables`, by these without "/kernel"."""
+        paths = [path for path, v in self.variables.items() if is_kernel(v)]
+        return {path.replace("/kernel", ""): path for path in paths}
 
     @property
     def gradients(self) -> dict[str, tf.Tensor]:
@@ -235,7 +250,7 @@ class ProbeInputs:
             return sums or []
 
         values = self.once("gradients", total)
-        return {v.path: g for v, g in zip(variables, values, strict=True)}
+        return dict(zip(self.variables, values, strict=True))
 
     def need_loss(self) -> None:
         """Raises `NotApplicableError` where no loss can be computed."""
@@ -260,11 +275,19 @@ class ProbeInputs:
             self._values[key] = function()
         return self._values[key]
 
-    def kept(self, key: typing.Hashable, function: typing.Callable[[], typing.Any]) -> typing.Any:
-        """Returns `function()`, computed once; unlike `once` also after `refresh`."""
-        if key not in self._kept:
-            self._kept[key] = function()
-        return self._kept[key]
+    def kept(
+        self,
+        key: typing.Hashable,
+        function: typing.Callable[[], typing.Any],
+        version: typing.Hashable = None,
+    ) -> typing.Any:
+        """Returns `function()`, computed once; unlike `once` also after `refresh`.
+
+        It is computed anew, and what was kept is dropped, when `version` is another.
+        """
+        if key not in self._kept or self._kept[key][0] != version:
+            self._kept[key] = version, function()
+        return self._kept[key][1]
 
     def compiled(self, name: str, function: typing.Callable) -> typing.Callable:
         """Returns `function` as a `tf.function`, the same one at every call with this name."""
@@ -289,6 +312,28 @@ def _found(model: keras.Model) -> tuple[typing.Sequence[UnitGroup], str]:
 
 def _loss(model: keras.Model) -> typing.Any:
     return getattr(model, "loss", None) if getattr(model, "compiled", False) else None
+
+
+def _loss_name(loss: typing.Any) -> str:
+    """Name of a loss in lower case without underscores; "" where there is none."""
+    leaves = [leaf for leaf in keras.tree.flatten(loss) if leaf is not None]
+    if len(leaves) != 1:
+        return ""
+    leaf = leaves[0]
+    if not isinstance(leaf, str):
+        leaf = type(leaf).__name__ if isinstance(leaf, keras.losses.Loss) else leaf.__name__
+    return leaf.replace("_", "").lower()
+
+
+_REGRESSIONS = (
+    "mse",
+    "meansquarederror",
+    "mae",
+    "meanabsoluteerror",
+    "huber",
+    "logcosh",
+    "poisson",
+)
 
 
 def _tensor(values: typing.Any) -> tf.Tensor:

@@ -31,6 +31,8 @@ class Measurements:
         probes: probes, see `kp.probes.probe`.
         reference: (x, y), the frozen examples; y may be None.
         groups: `UnitGroup`s made by hand, for a model without a graph.
+        asked: bool, whether somebody chose these probes, so that it is a warning, and no mere
+            message, why one does not apply. Default True.
 
     Attributes:
         cheap: dict from the names of probes that are not expensive to these.
@@ -50,12 +52,14 @@ class Measurements:
         probes: collections.abc.Iterable[Probe],
         reference: tuple,
         groups: collections.abc.Sequence[UnitGroup] | None = None,
+        asked: bool = True,
     ) -> None:
         self.cheap, self.expensive = split(probes)
         self.descriptions = {n: describe(p) for n, p in (self.cheap | self.expensive).items()}
         self._reference = ProbeInputs(model, *reference, groups=groups)
         self._task: ProbeInputs | None = None
         self._told: set[str] = set()
+        self._asked = asked
         self.seconds: dict[str, float] = {}
         compared = [n for n in self.expensive if self.descriptions[n]["on"] == "reference"]
         first = self.cheap | {name: self.expensive[name] for name in compared}
@@ -79,9 +83,9 @@ class Measurements:
         for name in names:
             about = self.descriptions[name]
             task = self._task or self._reference
-            if about["on"] != "reference":
+            if about["on"] in ("task", "both"):
                 task.expect(about["needs"])
-            if about["on"] != "task":
+            if about["on"] in ("reference", "both"):
                 self._reference.expect(about["needs"])
 
     def set_task(self, x: typing.Any, y: typing.Any = None) -> None:
@@ -94,12 +98,19 @@ class Measurements:
         else:
             self._task.refresh(x, y)
 
-    def record(self, names: collections.abc.Iterable[str] = (), cheap: bool = True) -> dict:
+    def record(
+        self,
+        names: collections.abc.Iterable[str] = (),
+        cheap: bool = True,
+        same_weights: bool = False,
+    ) -> dict:
         """Measures the network as it is now.
 
         Args:
             names: of the expensive probes to measure.
             cheap: bool, whether to measure all others. Default True.
+            same_weights: bool, whether the weights are those of the record before, so that
+                only probes that look at the examples of the task are measured. Default False.
 
         Returns:
             Dict from a probe's name, "reference/" before it where the frozen examples are not
@@ -110,18 +121,22 @@ class Measurements:
         for inputs in everyone:
             inputs.refresh()
             inputs.previous = previous
-        self._expect(names)
+        for inputs in everyone:
+            inputs.forget()
+        self._expect([*(self.cheap if cheap else ()), *names])
         values: dict[str, dict] = {}
         if cheap:
             begun = time.perf_counter()
             for name, probe in self.cheap.items():
-                values |= self._measure(name, probe)
+                if not same_weights or self.descriptions[name]["on"] in ("task", "both"):
+                    values |= self._measure(name, probe, same_weights)
             self.seconds["cheap"] = time.perf_counter() - begun
         for name in names:
             begun = time.perf_counter()
             values |= self._measure(name, self.expensive[name])
             self.seconds[name] = time.perf_counter() - begun
-        self._keep(self._reference)
+        if not same_weights:
+            self._keep(self._reference)
         return values
 
     def histograms(self, layers: int = 100) -> dict[str, list]:
@@ -136,14 +151,14 @@ class Measurements:
         chosen = [name for name in list(found)[:layers] if np.all(np.isfinite(found[name]))]
         return {name: np.round(found[name], 6).tolist() for name in chosen}
 
-    def _measure(self, name: str, probe: Probe) -> dict[str, dict]:
+    def _measure(self, name: str, probe: Probe, task_alone: bool = False) -> dict[str, dict]:
         on = self.descriptions[name]["on"]
         if self._task is None:
             return self._named(name, name, probe, self._reference)
         values: dict[str, dict] = {}
-        if on in ("task", "both"):
+        if on != "reference":
             values |= self._named(name, name, probe, self._task)
-        if on in ("reference", "both"):
+        if on in ("reference", "both") and not task_alone:
             label = name if on == "reference" else f"reference/{name}"
             values |= self._named(label, name, probe, self._reference)
         return values
@@ -158,7 +173,8 @@ class Measurements:
         except NotApplicableError as error:
             if inputs.previous is not None and name not in self._told:
                 self._told.add(name)
-                _LOG.info("The probe %s is skipped: %s", name, error)
+                level = logging.WARNING if self._asked else logging.INFO
+                _LOG.log(level, "The probe %s is skipped: %s", name, error)
             return None
 
     def _previous(self) -> Snapshot:

@@ -11,7 +11,7 @@ from keras_plasticity.probes.inputs import MODEL, ProbeInputs
 from keras_plasticity.probes.probe import NotApplicableError, probe
 
 
-@probe("norm", better="lower")
+@probe("norm", better="lower", on="weights")
 def weight_norm(inputs: ProbeInputs) -> dict[str, float]:
     """`||W||_F` of each kernel, and under `"model"` the norm of all trainable weights.
 
@@ -19,11 +19,11 @@ def weight_norm(inputs: ProbeInputs) -> dict[str, float]:
         inputs: `ProbeInputs`.
     """
     sums = _sums(inputs)
-    found = {name: math.sqrt(sums[v.path]["square"]) for name, v in inputs.kernels.items()}
+    found = {name: math.sqrt(sums[p]["square"]) for name, p in inputs.kernel_paths.items()}
     return found | {MODEL: math.sqrt(sum(s["square"] for s in sums.values()))}
 
 
-@probe("", better="lower", expensive=True)
+@probe("", better="lower", expensive=True, on="weights")
 def weight_magnitude(inputs: ProbeInputs) -> dict[str, float]:
     """Mean absolute value of each kernel, `mean(|w|)`.
 
@@ -34,10 +34,11 @@ def weight_magnitude(inputs: ProbeInputs) -> dict[str, float]:
         Dohare et al., "Loss of plasticity in deep continual learning", 2024.
     """
     sums = _sums(inputs)
-    return {k: sums[v.path]["abs"] / math.prod(v.shape) for k, v in inputs.kernels.items()}
+    paths = inputs.kernel_paths
+    return {k: sums[paths[k]]["abs"] / math.prod(v.shape) for k, v in inputs.kernels.items()}
 
 
-@probe("norm", better="lower", expensive=True)
+@probe("norm", better="lower", expensive=True, on="weights")
 def spectral_norm(inputs: ProbeInputs) -> dict[str, float]:
     """Largest singular value of each kernel, its axes but the last flattened.
 
@@ -62,7 +63,7 @@ def gradient_norm(inputs: ProbeInputs) -> dict[str, float]:
         NotApplicableError: there is no loss to compute.
     """
     squares = _gradient_sums(inputs)
-    found = {name: math.sqrt(squares[v.path][0]) for name, v in inputs.kernels.items()}
+    found = {name: math.sqrt(squares[p][0]) for name, p in inputs.kernel_paths.items()}
     return found | {MODEL: math.sqrt(sum(s[0] for s in squares.values()))}
 
 
@@ -77,10 +78,11 @@ def zero_gradient_fraction(inputs: ProbeInputs) -> dict[str, float]:
         NotApplicableError: there is no loss to compute.
     """
     sums = _gradient_sums(inputs)
-    return {k: sums[v.path][1] / math.prod(v.shape) for k, v in inputs.kernels.items()}
+    paths = inputs.kernel_paths
+    return {k: float(sums[paths[k]][1] / math.prod(v.shape)) for k, v in inputs.kernels.items()}
 
 
-@probe("norm", better="none")
+@probe("norm", better="none", on="weights")
 def distance_from_initialisation(inputs: ProbeInputs) -> dict[str, float]:
     """`||W - W0||_F` of each kernel, and under `"model"` of all trainable weights.
 
@@ -93,7 +95,7 @@ def distance_from_initialisation(inputs: ProbeInputs) -> dict[str, float]:
     return _differences(inputs, "initial")
 
 
-@probe("cosine", better="none", expensive=True)
+@probe("cosine", better="none", expensive=True, on="weights")
 def cosine_to_initialisation(inputs: ProbeInputs) -> dict[str, float]:
     """`<W, W0> / (||W|| ||W0||)` of each kernel.
 
@@ -106,7 +108,7 @@ def cosine_to_initialisation(inputs: ProbeInputs) -> dict[str, float]:
     return {name: _cosine(sums) for name, sums in _of_kernels(inputs, "initial").items()}
 
 
-@probe("norm", better="none", expensive=True)
+@probe("norm", better="none", expensive=True, on="weights")
 def update_norm(inputs: ProbeInputs) -> dict[str, float]:
     """`||W - W_previous||_F` of each kernel since the snapshot before.
 
@@ -119,7 +121,7 @@ def update_norm(inputs: ProbeInputs) -> dict[str, float]:
     return _differences(inputs, "previous")
 
 
-@probe("ratio", better="higher")
+@probe("ratio", better="higher", on="weights")
 def relative_update(inputs: ProbeInputs) -> dict[str, float]:
     """`||W - W_previous|| / ||W_previous||` of each kernel since the snapshot before.
 
@@ -136,7 +138,7 @@ def relative_update(inputs: ProbeInputs) -> dict[str, float]:
     return found
 
 
-@probe("radians", better="higher", expensive=True)
+@probe("radians", better="higher", expensive=True, on="weights")
 def rotation(inputs: ProbeInputs) -> dict[str, float]:
     """Angle between each kernel and itself at the snapshot before.
 
@@ -159,7 +161,7 @@ def rotation(inputs: ProbeInputs) -> dict[str, float]:
     return found
 
 
-@probe("1/step", better="higher")
+@probe("1/step", better="higher", on="weights")
 def effective_learning_rate(inputs: ProbeInputs) -> dict[str, float]:
     """How much a step turns a kernel whose scale a normalisation takes out.
 
@@ -277,7 +279,7 @@ def _moved(inputs: ProbeInputs, since: str) -> dict[str, dict[str, float]]:
 
 def _of_kernels(inputs: ProbeInputs, since: str) -> dict[str, dict[str, float]]:
     moved = _moved(inputs, since)
-    return {name: moved[v.path] for name, v in inputs.kernels.items() if v.path in moved}
+    return {name: moved[p] for name, p in inputs.kernel_paths.items() if p in moved}
 
 
 def _differences(inputs: ProbeInputs, since: str) -> dict[str, float]:

@@ -190,8 +190,8 @@ class _Stepper:
 
 def _stepper(inputs: ProbeInputs) -> _Stepper:
     inputs.need_loss()
-    key = ("stepper", optimizer_key(inputs.model))
-    return inputs.kept(key, lambda: _Stepper(inputs.model))
+    version = optimizer_key(inputs.model)
+    return inputs.kept("stepper", lambda: _Stepper(inputs.model), version)
 
 
 def _compiled(function: collections.abc.Callable) -> collections.abc.Callable:

@@ -8,7 +8,7 @@ import inspect
 import typing
 
 BETTER = ("lower", "higher", "none")
-ON = ("task", "reference", "both")
+ON = ("task", "reference", "both", "weights")
 
 
 class NotApplicableError(ValueError):
@@ -42,7 +42,7 @@ def probe(
             `Monitor` measures it on its slow schedule. Default False.
         on: which examples a `Monitor` measures it on: `"task"`, those of the present task;
             `"reference"`, those that stay the same for the whole run, where it compares with
-            an earlier time; or `"both"`. Default `"task"`.
+            an earlier time; `"both"`; or `"weights"`, no examples at all. Default `"task"`.
         needs: names of the pieces of `ProbeInputs.units` that it asks for, so that one pass
             computes those of all probes. Others are computed as well, in a pass of their own.
     """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
+import threadpoolctl
 
 
 def singular_values(matrix: np.ndarray, centred: bool = False) -> np.ndarray:
@@ -23,8 +26,15 @@ def singular_values(matrix: np.ndarray, centred: bool = False) -> np.ndarray:
         return np.full(min(values.shape), np.nan)
     if centred:
         values = values - values.mean(0)
-    gram = values @ values.T if values.shape[0] < values.shape[1] else values.T @ values
-    return np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
+    # BLAS threads that wait for more work would take time from TensorFlow's for a while after.
+    with _blas().limit(limits=1, user_api="blas"):
+        gram = values @ values.T if values.shape[0] < values.shape[1] else values.T @ values
+        return np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()
 
 
 def effective_rank(sigma: np.ndarray) -> float:

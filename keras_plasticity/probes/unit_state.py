@@ -84,8 +84,8 @@ def gradient_dead_fraction(inputs: ProbeInputs, epsilon: float = 1e-3) -> dict[s
 def linearised_fraction(inputs: ProbeInputs, tolerance: float = 0.01) -> dict[str, float]:
     """Share of units that live and yet are linear on all examples ("zombie" units).
 
-    With a kink at zero (ReLU, LeakyReLU): the sign of the preactivation is the same at a share
-    of `1 - tolerance` of examples and positions or more, and the unit is not silent there.
+    With a kink at zero: the preactivation is positive at a share of `1 - tolerance` of examples
+    and positions or more; or, where there is a slope below zero (LeakyReLU), negative.
     With any other nonlinearity: a straight line explains the unit,
 
     ```python
@@ -101,16 +101,17 @@ def linearised_fraction(inputs: ProbeInputs, tolerance: float = 0.01) -> dict[st
         preactivation variance. The line and `tolerance` are ours.
     """
     found = {}
-    kinked = inputs.kept("kinked", lambda: {g.name for g in inputs.groups if _kinked(g)})
+    sides = inputs.kept("sides", lambda: {g.name: _sides(g) for g in inputs.groups})
     preactivation, activity = inputs.units("preactivation"), inputs.units("activity")
-    smooth = [name for name in preactivation if name not in kinked]
+    smooth = [name for name in preactivation if sides[name] is None]
     fits = inputs.units("fit") if smooth else {}
     slopes = inputs.units("derivative") if smooth else {}
     for name, units in preactivation.items():
-        if name in kinked:
-            on = units["positive"]
-            same = np.maximum(on, 1 - on) >= 1 - tolerance - 1e-6
-            linear = same & (activity[name]["silent"] < 1 - tolerance - 1e-6)
+        low = sides[name]
+        if low is not None:
+            on, much = units["positive"], 1 - tolerance - 1e-6
+            same = (on >= much) | ((1 - on >= much) & (low != 0))
+            linear = same & (activity[name]["silent"] < much)
             found[name] = _share(linear, units["mean"])
         elif name in slopes:
             fit = fits[name]
@@ -190,13 +191,16 @@ def _share(units: np.ndarray, values: np.ndarray) -> float:
     return float(np.mean(units)) if np.all(np.isfinite(values)) else float("nan")
 
 
-def _kinked(group: UnitGroup) -> bool:
-    """Whether phi is linear on each side of zero and not on both together."""
+def _sides(group: UnitGroup) -> float | None:
+    """Slope of phi below zero where phi is a line on each side of zero; else None."""
     phi = group.nonlinearity
-    if phi is None or isinstance(phi, keras.layers.PReLU):
-        return phi is not None
+    if isinstance(phi, keras.layers.PReLU):
+        return 1.0  # whatever it has learned
+    if phi is None:
+        return None
     try:
         low, high = (phi(tf.constant([[-s, s]])).numpy()[0] for s in (0.5, 10.0))
     except Exception:  # what a layer of a user's takes is not known
-        return False
-    return bool(np.allclose(20 * low, high, rtol=1e-5) and not np.allclose(low[0], -low[1]))
+        return None
+    kinked = np.allclose(20 * low, high, rtol=1e-5) and not np.allclose(low[0], -low[1])
+    return float(-2 * low[0]) if kinked else None

@@ -152,9 +152,9 @@ def test_budget_leaves_out_and_says_so(tmp_path, caplog):
     monitor = kp.callbacks.Monitor(tmp_path / "log", (slow,), 1, reference_data=data(), budget=0.01)
     with caplog.at_level("WARNING", "keras_plasticity"):
         fit(network(), [monitor])
-    assert monitor.skipped > 0 and "left out to stay within budget=0.01" in caplog.text
-    rows = rows_of(tmp_path / "log") if (tmp_path / "log/metrics.jsonl").exists() else []
-    assert len(rows) + monitor.skipped == 8 and len(rows) <= 1
+    assert "left out to stay within budget=0.01: cheap 7 times" in caplog.text
+    (row,) = rows_of(tmp_path / "log")  # the beginning is always recorded
+    assert row["step"] == 1 and monitor.skipped == 7
 
 
 def stream(tasks=3):
@@ -277,11 +277,95 @@ def test_callbacks_of_epochs_go_together_with_records(tmp_path):
     assert [r["step"] for r in rows if "kind" not in r] == [24, 48, 72]
 
 
+def test_expensive_probes_are_measured_at_the_end_of_each_fit(tmp_path):
+    model = network()
+    monitor = kp.callbacks.Monitor(
+        tmp_path / "log", (*probes.DEFAULT, probes.stable_rank), reference_data=data()
+    )
+    for task in range(2):
+        monitor.on_task_begin(task, model)
+        history = fit(model, [monitor]).history
+    rows = rows_of(tmp_path / "log")
+    assert [row["step"] for row in rows if "stable_rank" in row["probes"]] == [1, 8, 16]
+    assert [row["epoch"] for row in rows] == 2 * [0, 0, 1]
+    assert {len(values) for values in history.values()} == {2}
+    (file,) = (tmp_path / "log").glob("events.*")
+    found = []
+    for event in tf.compat.v1.train.summary_iterator(str(file)):
+        for value in event.summary.value:
+            if value.tag == "plasticity/task":
+                found.append((event.step, *tf.make_ndarray(value.tensor)[:3]))
+    assert found == [(1, 0, 0, 0), (8, 0, 7, 1), (9, 1, 0, 0), (16, 1, 7, 1)]
+
+
+def test_several_steps_in_one_call_are_counted_right(tmp_path):
+    model = network()
+    model.compile("sgd", LOSS, steps_per_execution=3)
+    monitor = kp.callbacks.Monitor(tmp_path / "log", reference_data=data())
+    fit(model, [monitor])  # 4 steps an epoch
+    assert [row["step"] for row in rows_of(tmp_path / "log")] == [1, 4, 8]
+
+
+def test_layers_that_are_frozen_between_fits(tmp_path):
+    model = network()
+    monitor = kp.callbacks.Monitor(tmp_path / "log", reference_data=data())
+    for trainable in (True, False, True):
+        model.get_layer("dense_0").trainable = trainable
+        model.compile("sgd", LOSS)
+        fit(model, [monitor])
+        assert ("dense_0" in monitor.latest["weight_norm"]) == trainable
+
+
+def test_weights_of_one_path_are_told_apart():
+    def part():
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, layers.Dense(4, name="hidden")(inputs))
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, part()(part()(inputs)))
+    found = probes.weight_norm(probes.ProbeInputs(model, data()[0]))
+    total = np.sqrt(sum(np.sum(np.square(w)) for w in model.get_weights()))
+    assert len(found) == 3 and found["model"] == pytest.approx(total, rel=1e-5)
+
+
+def test_a_monitor_is_used_in_one_run_after_the_other(tmp_path):
+    monitor = kp.callbacks.Monitor()
+    for name in ("one", "two"):
+        run(tmp_path / name, [monitor])
+    one, two = (rows_of(tmp_path / name) for name in ("one", "two"))
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    with pytest.raises(ValueError, match="one `Monitor`.*2 of them"):
+        run(tmp_path / "three", [monitor, kp.callbacks.Monitor()])
+
+
+def test_the_begin_of_a_task_has_all_probes_where_weights_may_have_changed(tmp_path):
+    run(tmp_path / "plain", [kp.callbacks.Monitor()])
+    run(tmp_path / "reset", [kp.callbacks.LayerReset(), kp.callbacks.Monitor()])
+    for name, known in (("plain", False), ("reset", True)):
+        rows = rows_of(tmp_path / name)
+        begin = next(row for row in rows if row["step"] == 25)
+        assert ("weight_norm" in begin["probes"]) == known
+        assert "dead_fraction" in begin["probes"]
+
+
+def test_penalties_on_activations():
+    x = inputs = keras.Input((4,))
+    x = layers.Dense(4, activation="relu", activity_regularizer="l2", name="hidden")(x)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    model.compile("sgd", LOSS)
+    monitor = kp.callbacks.Monitor(probes=probes.ALL, reference_data=data())
+    fit(model, [monitor], epochs=1)
+    assert {"gradient_norm", "sample_plasticity"} <= set(monitor.latest)
+
+
 def test_bad_arguments_are_refused(tmp_path):
     make = kp.callbacks.Monitor
     for arguments, message in (
         ({"every": 0}, "every=0"),
         ({"every": "step"}, "every='step'"),
+        ({"every": 2.5}, "every=2.5"),
+        ({"every": True}, "every=True"),
+        ({"every": [1, "a"]}, "every="),
         ({"budget": 0}, "budget=0"),
         ({"examples": 0}, "examples=0"),
         ({"probes": [probes.dead_fraction] * 2}, "'dead_fraction' twice"),

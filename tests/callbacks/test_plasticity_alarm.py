@@ -47,15 +47,23 @@ def test_it_calls_back():
     assert len(seen) == 1 and seen[0]["probe"] == "weight_norm" and seen[0]["limit"] == 1e9
 
 
-def test_it_ends_a_run_after_the_task(tmp_path):
+def test_a_value_that_is_not_finite_crosses_any_limit():
+    model = dying()
+    model.get_layer("hidden").kernel.assign(np.full((3, 4), np.nan))
+    alarm, _ = fit(model, {"weight_norm": 1e9, "sign_entropy": 0.0})
+    assert {a["probe"] for a in alarm.alarms} == {"weight_norm", "sign_entropy"}
+
+
+@pytest.mark.parametrize("patience,tasks", [(1, 1), (3, 2)])
+def test_it_ends_a_run_after_the_task(patience, tasks, tmp_path):
     source = kp.streams.from_arrays(X[:, :, None, None], Y)
     stream = kp.streams.make(source, num_tasks=4, transforms=[], batch_size=10, epochs=1)
     monitor = kp.callbacks.Monitor()
-    alarm = kp.callbacks.PlasticityAlarm(monitor, {"weight_norm": 0.0}, action="stop", patience=3)
+    alarm = kp.callbacks.PlasticityAlarm(monitor, {"logit_norm": 0.0}, "stop", patience)
     rows = kp.experiment.run(
         stream, kp.models.mlp, "sgd", [monitor, alarm], run_dir=tmp_path, progress=False
     )
-    assert len(rows) == 2
+    assert len(rows) == tasks and rows[-1]["step"] == 4 * tasks
 
 
 def test_bad_arguments_are_refused():

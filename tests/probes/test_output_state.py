@@ -43,6 +43,13 @@ def test_what_is_a_classifier():
     assert not probes.ProbeInputs(linear(3), x, np.zeros((4, 3), "float32")).classifies
     assert not probes.ProbeInputs(linear(3, loss="mse"), x, y).classifies
     assert probes.ProbeInputs(linear(3, loss="sparse_categorical_crossentropy"), x, y).classifies
+    named = linear(3, loss=keras.losses.sparse_categorical_crossentropy)
+    assert probes.ProbeInputs(named, x, y).classifies
+    listed = linear(3, loss=[keras.losses.SparseCategoricalCrossentropy(from_logits=True)])
+    assert probes.ProbeInputs(listed, x, y).classifies
+    own = linear(3, loss=lambda y, f: keras.losses.sparse_categorical_crossentropy(y, f))
+    assert probes.ProbeInputs(own, x, y).classifies
+    assert not probes.ProbeInputs(linear(3, loss="binary_crossentropy"), x, y).classifies
     regression = probes.ProbeInputs(linear(1, loss="mse"), x, np.zeros(4))
     with pytest.raises(probes.NotApplicableError, match="classifier"):
         probes.softmax_entropy(regression)

@@ -44,6 +44,13 @@ def test_other_nonlinearities(activation, dead, linear):
     assert found == {"leaky_relu": 2 / 4, "gelu": 1 / 4}.get(activation, 0)
 
 
+def test_a_relu_that_fires_rarely_is_not_linear():
+    x = np.zeros((1000, 1), "float32")
+    x[:5] = 1  # positive at 5 of 1,000 examples
+    inputs = probes.ProbeInputs(one_layer([-0.5], inputs=1, kernel=[[1.0]]), x)
+    assert probes.linearised_fraction(inputs) == {"hidden": 0.0}
+
+
 def test_a_tanh_unit_of_small_preactivations_is_linear():
     kernel = np.array([[0.05, 3.0], [0.05, 3.0]])
     inputs = inputs_of(one_layer([0.0, 0.0], "tanh", kernel=kernel))
