@@ -48,7 +48,7 @@ class Units:
 def units(inputs: ProbeInputs) -> list[Units]:
     """Returns the units of each layer with a nonlinearity, in the order of computation.
 
-    Unlike `probes.linearised_fraction`, a ReLU channel that is off at nearly all positions is
+    As in `probes.linearised_fraction`, a ReLU channel that is off at nearly all positions is
     not linear: it still tells some examples from others.
 
     Raises:

@@ -93,8 +93,6 @@ class Measurements:
         if self._task is None:
             self._task = ProbeInputs(self._reference.model, x, y, like=self._reference)
             self._task.initial = self._reference.initial
-            self._reference.forget()
-            self._expect(self.cheap)
         else:
             self._task.refresh(x, y)
 
@@ -120,9 +118,8 @@ class Measurements:
         previous = self._previous() if int(self._recorded) else None
         for inputs in everyone:
             inputs.refresh()
-            inputs.previous = previous
-        for inputs in everyone:
             inputs.forget()
+            inputs.previous = previous
         self._expect([*(self.cheap if cheap else ()), *names])
         values: dict[str, dict] = {}
         if cheap:
