@@ -31,27 +31,29 @@ class Forward:
     - `"derivative"`: largest |phi'(a)|.
     - `"fit"`: covariance of preactivation and activation, and variance of the latter.
     - `"features"`: activation of each example, averaged over positions.
-    - `"readout"`: what the output layer reads of each example, averaged over positions.
+    - `"readout"`: what each output layer reads of each example, averaged over positions.
     - `"samples"`: preactivations of up to 2,048 examples and positions, spread evenly.
     - `"sketch"`: preactivations of fewer, so that a layer has about 16,000 numbers.
 
     Args:
         model: `keras.Model`.
         groups: list of `UnitGroup`.
-        readout: `UnitGroup` of the output layer, or None.
+        readouts: list of `UnitGroup`, those of output layers.
     """
 
     def __init__(
         self,
         model: keras.Model,
         groups: typing.Sequence[UnitGroup],
-        readout: UnitGroup | None = None,
+        readouts: typing.Sequence[UnitGroup] = (),
     ) -> None:
         self.model, self.groups = model, list(groups)
-        self._read = []
-        if readout is not None:
-            tap = Tap(readout.layer, argument="call")
-            self._read = [dataclasses.replace(readout, output=tap, preactivation=None)]
+        self._read = [
+            dataclasses.replace(
+                readout, output=Tap(readout.layer, argument="call"), preactivation=None
+            )
+            for readout in readouts
+        ]
         self._functions: dict[frozenset, typing.Callable] = {}
         self.rows = self._rows()
 

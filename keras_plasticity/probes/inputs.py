@@ -93,7 +93,7 @@ class ProbeInputs:
             found, self._why = (groups, "no groups") if groups is not None else _found(model)
             self.groups = [group for group in found if group.blocked != _OUTPUT]
             outputs = [group for group in found if group.blocked == _OUTPUT]
-            self._forward = Forward(model, self.groups, outputs[-1] if outputs else None)
+            self._forward = Forward(model, self.groups, outputs)
         self.refresh(x, y)
 
     def refresh(self, x: typing.Any = None, y: typing.Any = None) -> None:
@@ -159,9 +159,13 @@ class ProbeInputs:
         """What the output layer reads, averaged over positions, float32, `(examples, size)`.
 
         Raises:
-            NotApplicableError: the output layer is not known.
+            NotApplicableError: the output layer is not known, or there are several; they are in
+                `units("readout")`.
         """
-        return next(iter(self.units("readout").values()))
+        read = self.units("readout")
+        if len(read) > 1:
+            raise NotApplicableError(f"{self.model.name!r} has {len(read)} output layers")
+        return next(iter(read.values()))
 
     @property
     def logits(self) -> np.ndarray:
@@ -245,7 +249,8 @@ class ProbeInputs:
                 part = self.compiled(
                     "gradients", lambda x, y: loss_gradients(self.model, variables, x, y)
                 )(x, y)
-                part = [g * (size / count) for g in part]
+                if size < count:
+                    part = [g * (size / count) for g in part]
                 sums = part if sums is None else [a + b for a, b in zip(sums, part, strict=True)]
             return sums or []
 

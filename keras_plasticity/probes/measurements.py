@@ -40,7 +40,6 @@ class Measurements:
         descriptions: dict from names to what `probes.describe` says.
         seconds: dict from `"cheap"` and the name of each expensive probe to what it took when
             it was measured last.
-        variables: list of `keras.Variable`, what later records are compared with.
 
     Raises:
         ValueError: two probes have the same name, or one is no probe.
@@ -67,16 +66,33 @@ class Measurements:
         for name, probe in first.items():  # traces, and computes what later is compared with
             self._run(name, probe, self._reference)
         initial = self._reference.snapshot()
-        self._reference.initial = initial
-        copies = [keras.Variable(tf.identity(w), trainable=False) for w in initial.weights.values()]
-        self.variables: list[keras.Variable] = copies
-        self._paths = list(initial.weights)
-        self._outputs: keras.Variable | None = None
-        if isinstance(initial.outputs, np.ndarray):
-            self._outputs = keras.Variable(initial.outputs, dtype="float32", trainable=False)
-            self.variables = [*copies, self._outputs]
-        self._recorded = keras.Variable(0, dtype="int64", trainable=False, name="records")
-        self.variables.append(self._recorded)
+        self._initial = self._reference.initial = initial
+        self._outputs = isinstance(initial.outputs, np.ndarray) and any(
+            d["on"] in ("reference", "both") and "outputs" in d["needs"]
+            for d in self.descriptions.values()
+        )
+        self._previous: Snapshot | None = None
+        self._saved: list[keras.Variable] = []
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What later records are compared with; what is assigned to it counts from then on.
+
+        The number of snapshots, its weights, and its outputs where a probe compares them.
+        """
+        outputs = [self._initial.outputs] if self._outputs else []
+        if not self._saved:
+            values = [np.int64(0), *self._initial.weights.values(), *outputs]
+            self._saved = [
+                keras.Variable(tf.identity(v), dtype=v.dtype.name, trainable=False) for v in values
+            ]
+        if self._previous is not None:
+            outputs = [self._previous.outputs] if self._outputs else []
+            now = [np.int64(1), *self._previous.weights.values(), *outputs]
+            for variable, value in zip(self._saved, now, strict=True):
+                variable.assign(value)
+            self._previous = None
+        return self._saved
 
     def _expect(self, names: collections.abc.Iterable[str]) -> None:
         """Has one pass over examples compute what these probes need."""
@@ -115,7 +131,7 @@ class Measurements:
             those of the task, to a dict from layers to floats.
         """
         everyone = [self._reference] + ([self._task] if self._task is not None else [])
-        previous = self._previous() if int(self._recorded) else None
+        previous = self._snapshot_before()
         for inputs in everyone:
             inputs.refresh()
             inputs.forget()
@@ -174,26 +190,19 @@ class Measurements:
                 _LOG.log(level, "The probe %s is skipped: %s", name, error)
             return None
 
-    def _previous(self) -> Snapshot:
-        weights = {p: v.value for p, v in zip(self._paths, self.variables, strict=False)}
-        outputs = None if self._outputs is None else np.asarray(self._outputs)
-        return Snapshot(weights, outputs=outputs)
+    def _snapshot_before(self) -> Snapshot | None:
+        if self._previous is None and self._saved and int(self._saved[0].value):
+            values = [tf.convert_to_tensor(v.value) for v in self._saved[1:]]
+            outputs = values[-1].numpy() if self._outputs else None
+            weights = dict(zip(self._initial.weights, values, strict=False))
+            self._previous = Snapshot(weights, outputs=outputs)
+        return self._previous
 
     def _keep(self, inputs: ProbeInputs) -> None:
         """Notes the present state, which the next record is compared with."""
-        copies = dict(zip(self._paths, self.variables, strict=False))
-        weights = inputs.variables
-
-        def copy() -> None:
-            for path, variable in copies.items():
-                variable.assign(weights[path].value)
-
-        inputs.compiled("copy of weights", copy)()
-        if self._outputs is not None:
-            outputs = inputs.outputs
-            if np.shape(outputs) == tuple(self._outputs.shape):
-                self._outputs.assign(outputs)
-        self._recorded.assign_add(1)
+        # Reading shares memory until training writes: no copy is made here.
+        weights = {path: v.value.read_value() for path, v in inputs.variables.items()}
+        self._previous = Snapshot(weights, outputs=inputs.outputs if self._outputs else None)
 
 
 def split(probes: collections.abc.Iterable[Probe]) -> tuple[dict[str, Probe], dict[str, Probe]]:
