@@ -37,7 +37,14 @@ setup(
     ],
     extras_require={
         "parquet": ["pyarrow>=14"],
-        "test": ["mypy>=1.10", "pyarrow>=14", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.6"],
+        "test": [
+            "mypy>=1.10",
+            "pyarrow>=14",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.6",
+        ],
     },
     entry_points={"console_scripts": ["keras-plasticity = keras_plasticity.train:main"]},
     classifiers=[
