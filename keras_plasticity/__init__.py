@@ -15,6 +15,7 @@ _SUBMODULES = (
     "diagnosis",
     "evaluation",
     "experiment",
+    "fortification",
     "hooks",
     "layers",
     "models",
@@ -22,6 +23,7 @@ _SUBMODULES = (
     "plots",
     "probes",
     "recovery",
+    "regularizers",
     "report",
     "results",
     "streams",
@@ -32,7 +34,11 @@ _SUBMODULES = (
     "writers",
 )
 
-_FUNCTIONS = {"diagnose": "diagnosis", "unit_groups": "units"}  # and the subpackage that has them
+_FUNCTIONS = {  # and the subpackage that has them
+    "diagnose": "diagnosis",
+    "fortify": "fortification",
+    "unit_groups": "units",
+}
 
 __all__ = ["__version__", *_FUNCTIONS, *_SUBMODULES]
 

@@ -10,13 +10,8 @@ import typing
 
 import keras
 
-from keras_plasticity.layers import Dropout, RMSNormalization
-
-NORMS = (None, "layer", "batch", "rms", "group")
-
-# One value for every norm, so that comparing norms does not compare epsilons. It is
-# Keras' default for layer, batch and group normalisation.
-EPSILON = 1e-3
+from keras_plasticity.layers import Dropout
+from keras_plasticity.models.normalization import NORMS, normalization
 
 
 class Blocks:
@@ -36,8 +31,8 @@ class Blocks:
         kernel_regularizer: typing.Any,
         groups: int | None,
     ) -> None:
-        if norm not in NORMS:
-            raise ValueError(f"`norm` must be one of {NORMS}. Received: norm={norm!r}")
+        if norm is not None and norm not in NORMS:
+            raise ValueError(f"`norm` must be one of {(None, *NORMS)}. Received: norm={norm!r}")
         if affine and norm is None:
             raise ValueError(
                 "`affine=True` needs a normalisation to scale. "
@@ -119,22 +114,7 @@ class Blocks:
         """Adds the normalisation, if there is one."""
         if self.norm is None:
             return x
-        image = len(x.shape) == 4
-        affine = {"center": self.affine, "scale": self.affine}
-        layer: keras.layers.Layer
-        if self.norm == "batch":
-            layer = keras.layers.BatchNormalization(epsilon=EPSILON, name=name, **affine)
-        elif self.norm == "rms":
-            axis = (-3, -2, -1) if image else -1
-            layer = RMSNormalization(axis=axis, epsilon=EPSILON, affine=self.affine, name=name)
-        elif self.norm == "layer" and not image:
-            layer = keras.layers.LayerNormalization(epsilon=EPSILON, name=name, **affine)
-        else:
-            # One group is layer normalisation over (H, W, C) with parameters per channel;
-            # LayerNormalization over three axes would make H x W x C of them.
-            groups = 1 if self.norm == "layer" else self._number_of_groups(x.shape[-1])
-            layer = keras.layers.GroupNormalization(groups, epsilon=EPSILON, name=name, **affine)
-        return layer(x)
+        return normalization(self.norm, x.shape, self.affine, name, self.groups)(x)
 
     def dropout(self, x: typing.Any) -> typing.Any:
         """Adds dropout, if its rate is above zero."""
@@ -143,18 +123,6 @@ class Blocks:
     def add(self, x: typing.Any, y: typing.Any) -> typing.Any:
         """Adds the sum of two branches."""
         return keras.layers.Add(name=self.name("add"))([x, y])
-
-    def _number_of_groups(self, channels: int) -> int:
-        if self.groups is None:
-            # A group of one unit would be normalised to zero, one of two to a sign.
-            sizes = range(2, 1 + min(8, channels // 4))
-            return max((n for n in sizes if channels % n == 0), default=1)
-        if channels % self.groups:
-            raise ValueError(
-                "`groups` must divide the channels of every normalised layer. "
-                f"Received: groups={self.groups}, channels={channels}"
-            )
-        return self.groups
 
     def _kernel_options(self) -> dict[str, typing.Any]:
         initializer = keras.initializers.get(self.kernel_initializer)

@@ -40,6 +40,19 @@ def unit_groups(model: keras.Model) -> UnitGroups:
     Raises:
         ValueError: the model has no graph, or does not compute what its graph says.
     """
+    trace, walk = walked(model)
+    return UnitGroups(model, taps.finish(walk, trace), dict.fromkeys(walk.unknown))
+
+
+def walked(model: keras.Model) -> tuple[Trace, Walk]:
+    """Goes through a model: the steps of a pass, and the units in them.
+
+    Args:
+        model: Functional or built Sequential `keras.Model`.
+
+    Raises:
+        ValueError: the model has no graph, or does not compute what its graph says.
+    """
     graph = _graph(model)
     trace = Trace(graph, lambda operation: rules.find(operation) is not None)
     walk = Walk(model)
@@ -47,7 +60,7 @@ def unit_groups(model: keras.Model) -> UnitGroups:
     for step in trace.steps:
         rules.apply(walk, step)
     walk.finish(trace.outputs)
-    return UnitGroups(model, taps.finish(walk, trace), dict.fromkeys(walk.unknown))
+    return trace, walk
 
 
 def _graph(model: typing.Any) -> typing.Any:

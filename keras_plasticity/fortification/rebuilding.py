@@ -1,0 +1,122 @@
+"""A network like another one, with normalisations in it."""
+
+from __future__ import annotations
+
+import collections
+import typing
+
+import keras
+from keras.src.models.functional import functional_like_constructor
+
+from keras_plasticity.models.normalization import normalization
+from keras_plasticity.units.nonlinearities import Nonlinearity
+from keras_plasticity.units.trace import graph_of
+
+
+class Rebuilding:
+    """Copies a model layer by layer and puts a normalisation before some nonlinearities.
+
+    Layers keep their names and weights. A layer whose `activation` is to be normalised returns
+    what it had before it; normalisation and activation follow as layers of their own.
+
+    Args:
+        model: Functional or built Sequential `keras.Model`.
+        places: list of `Nonlinearity`, before which a normalisation comes.
+        norm: see `normalization`.
+        affine: see `normalization`.
+
+    Attributes:
+        model: the new `keras.Model`, not compiled.
+        norms: dict from the name of a place to the layer that stands before it.
+    """
+
+    def __init__(
+        self, model: keras.Model, places: list[Nonlinearity], norm: str, affine: bool
+    ) -> None:
+        self._norm, self._affine = norm, affine
+        self._places = {(id(place.operation), place.call): place for place in places}
+        self._copies: dict[typing.Hashable, typing.Any] = {}
+        self._originals: dict[int, typing.Any] = {}  # of copies, by their `id`
+        self._calls: dict[int, int] = collections.defaultdict(int)
+        self._shared: dict[int, keras.layers.Layer] = {}  # norms of layers with weights
+        self._taken = {part.name for part in model._flatten_layers()}
+        self.norms: dict[str, keras.layers.Layer] = {}
+        self.model = self._graph(model)
+        for original in model._flatten_layers(include_self=False):
+            copy = self._copies.get(id(original))
+            if copy is not None and graph_of(copy) is None:
+                copy.set_weights(original.get_weights())
+
+    def _graph(self, model: typing.Any) -> keras.Model:
+        graph = graph_of(model)
+        inputs = keras.tree.map_structure(
+            lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
+            graph._inputs_struct,
+        )
+        outputs = graph._run_through_graph(inputs, operation_fn=self._copy, call_fn=self._call)
+        kind = type(model) if functional_like_constructor(type(model)) else keras.Model
+        return kind(inputs, outputs, name=model.name, trainable=model.trainable)
+
+    def _copy(self, operation: typing.Any) -> typing.Any:
+        key = id(operation)
+        if key not in self._copies:
+            if graph_of(operation) is not None:
+                copy: typing.Any = self._graph(operation)
+            else:
+                config = operation.get_config()
+                if (place := self._places.get((key, 0))) is not None and place.argument:
+                    config["activation"] = "linear"
+                copy = type(operation).from_config(config)
+            self._copies[key] = copy
+            self._originals[id(copy)] = operation
+        return self._copies[key]
+
+    def _call(self, copy: typing.Any, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        operation = self._originals[id(copy)]
+        number = self._calls[id(operation)]
+        self._calls[id(operation)] += 1
+        place = self._places.get((id(operation), number))
+        if place is None and (first := self._places.get((id(operation), 0))) is not None:
+            place = first if first.argument else None  # the activation was taken out of all calls
+        if place is None:
+            return copy(*args, **kwargs)
+        if not place.argument:
+            x, *others = args
+            return copy(self._normalize(x, operation, place), *others, **kwargs)
+        return self._activation(operation)(self._normalize(copy(*args, **kwargs), operation, place))
+
+    def _normalize(self, x: typing.Any, operation: typing.Any, place: Nonlinearity) -> typing.Any:
+        shared = bool(getattr(operation, "weights", None))
+        if shared and id(operation) in self._shared:
+            return self._shared[id(operation)](x)
+        axis = 1 if getattr(operation, "data_format", None) == "channels_first" else -1
+        layer = normalization(
+            self._norm,
+            x.shape,
+            self._affine,
+            self._name(f"{operation.name}_norm"),
+            axis=axis,
+            dtype=getattr(operation, "dtype_policy", None),
+        )
+        self._shared[id(operation)] = layer
+        self.norms[place.name if place.name not in self.norms else layer.name] = layer
+        return layer(x)
+
+    def _activation(self, operation: typing.Any) -> keras.layers.Layer:
+        key = (id(operation), "activation")
+        if key not in self._copies:
+            function, name = operation.activation, self._name(f"{operation.name}_activation")
+            if isinstance(function, keras.layers.Layer):
+                layer = type(function).from_config({**function.get_config(), "name": name})
+            else:
+                layer = keras.layers.Activation(function, name=name, dtype=operation.dtype_policy)
+            self._copies[key] = layer
+        return self._copies[key]
+
+    def _name(self, name: str) -> str:
+        free, number = name, 0
+        while free in self._taken:
+            number += 1
+            free = f"{name}_{number}"
+        self._taken.add(free)
+        return free
