@@ -45,29 +45,29 @@ def report(
         ImportError: if `"parquet"` is asked for and pyarrow is not installed.
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    of_runs._check_formats(formats)
+    of_runs.check_formats(formats)
     df = probe_records.load(*paths, probes=probes)
     df["probe"] = pd.Categorical(df["probe"], list(dict.fromkeys(probes)))
     df = df.sort_values("probe", kind="stable").astype({"probe": str})  # as they were asked for
     series = probe_records.over_seeds(probe_records.over_layers(df, layer))
-    console = of_runs._console()
+    console = of_runs.make_console()
     for (benchmark, probe, where), part in series.groupby(
         ["benchmark", "probe", "layer"], sort=False
     ):
-        table = of_runs._table(["Seeds", "First", "Last", "Least", "Greatest"])
+        table = of_runs.make_table(["Seeds", "First", "Last", "Least", "Greatest"])
         for method, line in part.groupby("method"):
             line = line.sort_values(["task", "step"])
             cells = [str(line["seeds"].max())]
             for row in (line.iloc[0], line.iloc[-1]):
-                cells.append(of_runs._with_interval(row["mean"], row["low"], row["high"], console))
-            cells += [of_runs._number(line["mean"].min()), of_runs._number(line["mean"].max())]
+                cells.append(of_runs.with_interval(row["mean"], row["low"], row["high"], console))
+            cells += [of_runs.number(line["mean"].min()), of_runs.number(line["mean"].max())]
             table.add_row(str(method) or "(unnamed)", *cells)
         console.print(f"{benchmark or '(unnamed)'}: {probe}, {where}")
         console.print(table, "", sep="\n")
     console.print("Of the mean over seeds; 95 % t intervals.\n")
-    folder = pathlib.Path(out) if out is not None else of_runs._default_folder(paths[0])
+    folder = pathlib.Path(out) if out is not None else of_runs.default_folder(paths[0])
     figures = {"probes": functools.partial(probe_plots.over_training, df, layer)}
-    written = of_runs._write(folder, {"probes": series}, figures, formats)
+    written = of_runs.write_files(folder, {"probes": series}, figures, formats)
     if written:
         console.print(f"Written to {folder.as_posix()}: {', '.join(written)}", soft_wrap=True)
     return series

@@ -72,7 +72,7 @@ def report(
         ImportError: if `"parquet"` is asked for and pyarrow is not installed.
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    _check_formats(formats)
+    check_formats(formats)
     df = results.load(*paths)
     summary = results.summary(df, metric, share, control, method)
     tables = {"summary": summary, "runs": df}
@@ -90,7 +90,7 @@ def report(
             plots.gap_recovered, *among, method=method, control=control
         )
         by_seed = recovery.by_seed(*among)
-    console = _console()
+    console = make_console()
     for benchmark in df["benchmark"].unique():
         rows = df[df["benchmark"] == benchmark]
         if benchmark not in set(summary["benchmark"]):
@@ -107,14 +107,20 @@ def report(
             )
             _print_recovered(console, shares, seeds, low, high)
     _print_incomplete(console, df, paths)
-    folder = pathlib.Path(out) if out is not None else _default_folder(paths[0])
-    written = _write(folder, tables, figures, formats)
+    folder = pathlib.Path(out) if out is not None else default_folder(paths[0])
+    written = write_files(folder, tables, figures, formats)
     if written:
         console.print(f"Written to {folder.as_posix()}: {', '.join(written)}", soft_wrap=True)
     return summary
 
 
-def _check_formats(formats: collections.abc.Sequence[str]) -> None:
+def check_formats(formats: collections.abc.Sequence[str]) -> None:
+    """Checks the names of file formats.
+
+    Raises:
+        ValueError: one is not of `FORMATS`.
+        ImportError: `"parquet"` without pyarrow.
+    """
     if isinstance(formats, str) or not set(formats) <= set(FORMATS):
         raise ValueError(
             f"Argument `formats` must be a sequence of {FORMATS}. Received: formats={formats!r}"
@@ -127,7 +133,7 @@ def _check_formats(formats: collections.abc.Sequence[str]) -> None:
         )
 
 
-def _console() -> rich.console.Console:
+def make_console() -> rich.console.Console:
     """A console that writes plain text of fixed width where there is no terminal."""
     plain: dict[str, typing.Any] = {"markup": False, "highlight": False, "emoji": False}
     if not sys.stdout.isatty():
@@ -155,15 +161,15 @@ def _methods_table(
     headers = ["Seeds", "First\nwindow", "Last\nwindow"]
     headers += ["IQM"] if robust else []
     headers += [f"Gap to\n{control}", "Retention", "Minutes"]
-    table = _table(headers)
+    table = make_table(headers)
     for row in part.itertuples():
         name = (row.method or "(unnamed)") + "*" * bool(row.uses_task_boundaries)
-        gap = _with_interval(row.gap_to_fresh, row.gap_low, row.gap_high, console, form="+.3f")
-        cells = [name, str(row.seeds), _number(row.first)]
-        cells += [_with_interval(row.last, row.low, row.high, console)]
-        cells += [_number(row.iqm)] if robust else []
+        gap = with_interval(row.gap_to_fresh, row.gap_low, row.gap_high, console, form="+.3f")
+        cells = [name, str(row.seeds), number(row.first)]
+        cells += [with_interval(row.last, row.low, row.high, console)]
+        cells += [number(row.iqm)] if robust else []
         cells += ["control" if row.method == control else gap]
-        cells += [_number(row.retention, ".2f"), _number(row.seconds / 60, ".1f")]
+        cells += [number(row.retention, ".2f"), number(row.seconds / 60, ".1f")]
         table.add_row(*cells)
     if robust and console.measure(table).maximum < _natural_width(table, console):
         return _methods_table(part, control, console, robust=False)
@@ -193,14 +199,14 @@ def _print_differences(
     if not candidates or len(part) < 2:
         return
     best = candidates[0]
-    table = _table(["Difference", "Common\nseeds"])
+    table = make_table(["Difference", "Common\nseeds"])
     for other in part.loc[part["method"] != best, "method"]:
         try:
             pair = results.paired_difference(rows, best, other, metric, share, method=method)
         except ValueError:  # No seed in common.
             table.add_row(other, "-", "0")
             continue
-        cell = _with_interval(pair.mean, pair.low, pair.high, console, form="+.3f")
+        cell = with_interval(pair.mean, pair.low, pair.high, console, form="+.3f")
         table.add_row(other, cell, str(pair.n))
     console.print(f"Last window of {best} (the best on these seeds) minus that of each method")
     console.print(table, "", sep="\n")
@@ -222,19 +228,19 @@ def _recovered_table(
     part: pd.DataFrame, low: str, high: str, console: rich.console.Console, stacked: bool = False
 ) -> rich.table.Table:
     headers = ["Seeds", "Recovered\nat the end", "Recovered\noverall", "First\nwindow"]
-    table = _table([*headers, "All\ntasks", "Minutes", "Cost"])
+    table = make_table([*headers, "All\ntasks", "Minutes", "Cost"])
     for row in part.to_dict("records"):
         cells = [row["method"] + "*" * row["uses_task_boundaries"], str(row["seeds"])]
         for name in ("recovered", "stream_recovered", "first_difference", "stream_difference"):
             form = ".2f" if name.endswith("recovered") else "+.3f"
             ends = (row[f"{name}_low"], row[f"{name}_high"])
-            cell = _with_interval(row[name], *ends, console, form=form)
+            cell = with_interval(row[name], *ends, console, form=form)
             if form == ".2f" and row["method"] in (low, high) and cell != "-":
                 cell = f"{row[name]:.0f}"
             elif form != ".2f" and row["method"] == low:
                 cell = "control"
             cells.append(cell.replace(" ", "\n", 1) if stacked else cell)
-        table.add_row(*cells, _number(row["minutes"], ".1f"), _number(row["cost_ratio"], ".2f"))
+        table.add_row(*cells, number(row["minutes"], ".1f"), number(row["cost_ratio"], ".2f"))
     if not stacked and console.measure(table).maximum < _natural_width(table, console):
         return _recovered_table(part, low, high, console, stacked=True)
     return table
@@ -246,7 +252,7 @@ def _recovered_notes(
     seeds = by_seed.loc[by_seed["method"] == low, "seed"].tolist()
     row = part[part["method"] == high].iloc[0]
     gaps = [
-        _with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], console, form="+.3f")
+        with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], console, form="+.3f")
         for name in ("gap", "stream_gap")
     ]
     lines = [
@@ -288,7 +294,7 @@ def _print_incomplete(
         )
 
 
-def _write(
+def write_files(
     folder: pathlib.Path,
     tables: collections.abc.Mapping[str, pd.DataFrame],
     figures: collections.abc.Mapping[str, collections.abc.Callable[[], typing.Any]],
@@ -315,7 +321,8 @@ def _write(
     return written
 
 
-def _default_folder(path: results.PathLike) -> pathlib.Path:
+def default_folder(path: results.PathLike) -> pathlib.Path:
+    """Returns `report` in a directory, or in the part of a pattern before its wildcards."""
     parts = pathlib.Path(path).parts
     if not os.path.exists(path):
         wild = next(number for number, part in enumerate(parts) if glob.has_magic(part))
@@ -324,7 +331,8 @@ def _default_folder(path: results.PathLike) -> pathlib.Path:
     return (root.parent if root.is_file() else root) / "report"
 
 
-def _table(headers: collections.abc.Sequence[str]) -> rich.table.Table:
+def make_table(headers: collections.abc.Sequence[str]) -> rich.table.Table:
+    """Returns an empty table with a column of methods and one for each header."""
     table = rich.table.Table(
         box=rich.box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False
     )
@@ -339,19 +347,20 @@ def _natural_width(table: rich.table.Table, console: rich.console.Console) -> in
     return console.measure(table, options=console.options.update(width=1000)).maximum
 
 
-def _with_interval(
+def with_interval(
     mean: float, low: float, high: float, console: rich.console.Console, form: str = ".3f"
 ) -> str:
     """A mean with its interval: `±` where symmetric, else the ends below."""
     if math.isnan(low):
-        return _number(mean, form)
+        return number(mean, form)
     if math.isclose(high - mean, mean - low, rel_tol=1e-6, abs_tol=1e-12):
         plus_minus = "±" if console.encoding.lower().startswith("utf") else "+/-"
         return f"{mean:{form}} {plus_minus} {high - mean:{form.lstrip('+')}}"
     return f"{mean:{form}}\n[{low:{form}}, {high:{form}}]"
 
 
-def _number(value: float, form: str = ".3f") -> str:
+def number(value: float, form: str = ".3f") -> str:
+    """Returns a number as text, "-" for NaN."""
     return "-" if math.isnan(value) else f"{value:{form}}"
 
 

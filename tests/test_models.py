@@ -1,62 +1,23 @@
-"""Tests of the networks: shapes, placement of norms, parameters, names, errors."""
+"""Tests of the networks: shapes, names, initial weights, training, errors."""
 
 import keras
 import numpy as np
 import pytest
 
 import keras_plasticity as kp
-
-NORMS = ["layer", "batch", "rms", "group"]
-NORM_LAYERS = (
-    keras.layers.LayerNormalization,
-    keras.layers.BatchNormalization,
-    keras.layers.RMSNormalization,
-    keras.layers.GroupNormalization,
+from tests.small_networks import (
+    NETWORKS,
+    cnn,
+    every_builder,
+    every_network,
+    images,
+    layers_of,
+    mlp,
+    resnet18,
+    train_two_steps,
+    vit,
+    writer_of,
 )
-
-
-def _mlp(shape=(8, 8, 1), **kwargs):
-    return kp.models.mlp(shape, 3, widths=(6, 4), **kwargs)
-
-
-def _cnn(shape=(8, 8, 1), **kwargs):
-    return kp.models.cnn(shape, 3, filters=(4, 8), dense=(6,), **kwargs)
-
-
-def _resnet18(shape=(8, 8, 1), **kwargs):
-    return kp.models.resnet18(shape, 3, width=4, **kwargs)
-
-
-def _vit(shape=(8, 8, 1), **kwargs):
-    return kp.models.vit(shape, 3, dim=8, depth=2, heads=2, **kwargs)
-
-
-# Builder and its number of nonlinearities.
-NETWORKS = {
-    "mlp": (_mlp, 2),
-    "cnn": (_cnn, 3),
-    "resnet18": (_resnet18, 1 + 8 * 2),
-    "vit": (_vit, 2),
-}
-every_network = pytest.mark.parametrize(
-    ("build", "nonlinearities"), list(NETWORKS.values()), ids=list(NETWORKS)
-)
-every_builder = pytest.mark.parametrize(
-    "build", [build for build, _ in NETWORKS.values()], ids=list(NETWORKS)
-)
-
-
-def _images(shape, n=4, seed=0):
-    return np.random.default_rng(seed).normal(size=(n, *shape)).astype("float32")
-
-
-def _layers(model, kind):
-    return [layer for layer in model.layers if isinstance(layer, kind)]
-
-
-def _writer(tensor):
-    """Returns the layer that made a symbolic tensor."""
-    return tensor._keras_history.operation
 
 
 @every_builder
@@ -65,7 +26,7 @@ def test_output_shape(build, shape):
     model = build(shape)
     assert model.output_shape == (None, 3)
     assert model.input_shape == (None, *shape)
-    outputs = np.asarray(model(_images(shape)))
+    outputs = np.asarray(model(images(shape)))
     assert outputs.shape == (4, 3)
     assert np.all(np.isfinite(outputs))
     # Logits: neither all positive, nor rows that sum to one.
@@ -93,7 +54,7 @@ def test_default_size_of_resnet18():
 
 
 def test_mlp_of_a_vector_has_no_flatten():
-    model = _mlp((5,))
+    model = mlp((5,))
     assert [layer.name for layer in model.layers] == [
         "input",
         "dense_0",
@@ -106,143 +67,35 @@ def test_mlp_of_a_vector_has_no_flatten():
 
 def test_cnn_pools_while_the_size_allows_it():
     model = kp.models.cnn((4, 6, 1), 2, filters=(2, 2, 2, 2), dense=())
-    assert [layer.output.shape[1:3] for layer in _layers(model, keras.layers.MaxPooling2D)] == [
+    assert [layer.output.shape[1:3] for layer in layers_of(model, keras.layers.MaxPooling2D)] == [
         (2, 3),
         (1, 1),
     ]
-    assert _writer(model.output).kernel.shape == (2, 2)
+    assert writer_of(model.output).kernel.shape == (2, 2)
 
 
 def test_resnet18_halves_the_image_three_times():
-    model = _resnet18()
-    sizes = [layer.output.shape[1:] for layer in _layers(model, keras.layers.Add)]
+    model = resnet18()
+    sizes = [layer.output.shape[1:] for layer in layers_of(model, keras.layers.Add)]
     assert sizes == [(8, 8, 4)] * 2 + [(4, 4, 8)] * 2 + [(2, 2, 16)] * 2 + [(1, 1, 32)] * 2
-    convs = _layers(model, keras.layers.Conv2D)
+    convs = layers_of(model, keras.layers.Conv2D)
     assert [layer.kernel_size for layer in convs].count((1, 1)) == 3
     assert len(convs) == 17 + 3
 
 
 def test_vit_tokens_and_branches():
-    model = _vit((8, 12, 1))
+    model = vit((8, 12, 1))
     assert model.get_layer("tokens").output.shape == (None, 2 * 3, 8)
-    assert len(_layers(model, keras.layers.MultiHeadAttention)) == 2
-    assert len(_layers(model, keras.layers.Add)) == 4
-    for layer in _layers(model, keras.layers.MultiHeadAttention):
-        assert _writer(layer.input[0]).name.startswith("prenorm")
+    assert len(layers_of(model, keras.layers.MultiHeadAttention)) == 2
+    assert len(layers_of(model, keras.layers.Add)) == 4
+    for layer in layers_of(model, keras.layers.MultiHeadAttention):
+        assert writer_of(layer.input[0]).name.startswith("prenorm")
     # Positions matter: swapping two patches changes the outcome.
-    x = _images((8, 12, 1))
+    x = images((8, 12, 1))
     swapped = np.concatenate([x[:, :, 4:8], x[:, :, :4], x[:, :, 8:]], axis=2)
     assert not np.allclose(model(x), model(swapped), atol=1e-5)
     model.get_layer("position_embedding").embeddings.assign(np.zeros((6, 8)))
     np.testing.assert_allclose(model(x), model(swapped), atol=1e-5)
-
-
-@every_network
-@pytest.mark.parametrize("norm", NORMS)
-def test_a_norm_directly_before_each_nonlinearity(build, nonlinearities, norm):
-    model = build(norm=norm)
-    activations = _layers(model, keras.layers.Activation)
-    assert len(activations) == nonlinearities
-    for i, layer in enumerate(activations):
-        assert layer.name == f"activation_{i}"
-        writer = _writer(layer.input)
-        assert isinstance(writer, NORM_LAYERS)
-        assert writer.name == f"norm_{i}"
-    assert not isinstance(_writer(model.output), NORM_LAYERS)
-    extra = 2 * 2 + 1 if build is _vit else 0
-    assert len(_layers(model, NORM_LAYERS)) == nonlinearities + extra
-
-
-@every_network
-def test_no_norm(build, nonlinearities):
-    model = build(norm=None)
-    assert not _layers(model, NORM_LAYERS)
-    assert len(_layers(model, keras.layers.Activation)) == nonlinearities
-
-
-def test_only_vit_normalises_by_default():
-    for build, _ in NETWORKS.values():
-        assert bool(_layers(build(), NORM_LAYERS)) == (build is _vit)
-
-
-@pytest.mark.parametrize(
-    ("norm", "per_unit"), [("layer", 2), ("batch", 2), ("rms", 1), ("group", 2)]
-)
-def test_parameters_of_the_norms_by_hand(norm, per_unit):
-    # 64-6-4-3: kernels and biases.
-    plain = (64 * 6 + 6) + (6 * 4 + 4) + (4 * 3 + 3)
-
-    def trainable(model):
-        return sum(np.prod(v.shape) for v in model.trainable_variables)
-
-    assert trainable(_mlp()) == plain
-    assert trainable(_mlp(norm=norm)) == plain
-    assert trainable(_mlp(norm=norm, affine=True)) == plain + per_unit * (6 + 4)
-    # Per channel, not per pixel, in a convolution.
-    convolutional = trainable(_cnn(norm=norm, affine=True)) - trainable(_cnn(norm=norm))
-    assert convolutional == per_unit * (4 + 8 + 6)
-
-
-def _standardise(x, axis):
-    mean, variance = x.mean(axis=axis, keepdims=True), x.var(axis=axis, keepdims=True)
-    return (x - mean) / np.sqrt(variance + 1e-3)
-
-
-def _rms(x, axis):
-    return x / np.sqrt(np.mean(x**2, axis=axis, keepdims=True) + 1e-3)
-
-
-def _grouped(x):
-    # Channels 0-3 and 4-7, over all positions, per example.
-    split = x.reshape(len(x), -1, 2, 4)
-    return _standardise(split, (1, 3)).reshape(x.shape)
-
-
-@pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize(
-    ("norm", "reference"),
-    [
-        ("layer", lambda x: _standardise(x, (1, 2, 3))),
-        ("batch", lambda x: _standardise(x, (0, 1, 2))),
-        ("rms", lambda x: _rms(x, (1, 2, 3))),
-        ("group", _grouped),
-    ],
-)
-def test_norm_of_a_convolution_against_numpy(norm, reference, affine):
-    groups = 2 if norm == "group" else None
-    model = kp.models.cnn((4, 4, 1), 2, filters=(8,), norm=norm, groups=groups, affine=affine)
-    layer = model.get_layer("norm_0")
-    x = 3 + 2 * _images((4, 4, 8))
-    expected = reference(x)
-    if affine:
-        scale, offset = np.arange(1, 9), np.arange(8) / 4
-        getattr(layer, "scale" if norm == "rms" else "gamma").assign(scale)
-        expected = expected * scale
-        if norm != "rms":
-            layer.beta.assign(offset)
-            expected = expected + offset
-    np.testing.assert_allclose(layer(x, **_training(layer)), expected, atol=2e-4)
-
-
-@pytest.mark.parametrize(("norm", "reference"), [("layer", _standardise), ("rms", _rms)])
-@pytest.mark.parametrize("tokens", [False, True])
-def test_norm_of_features_against_numpy(norm, reference, tokens):
-    model = _vit(norm=norm) if tokens else kp.models.mlp((4,), 2, widths=(16,), norm=norm)
-    x = 3 + 2 * _images((4, 16) if tokens else (16,))
-    np.testing.assert_allclose(model.get_layer("norm_0")(x), reference(x, -1), atol=1e-4)
-
-
-def _training(layer):
-    batch = isinstance(layer, keras.layers.BatchNormalization)
-    return {"training": True} if batch else {}
-
-
-@pytest.mark.parametrize(
-    ("channels", "groups"), [(64, 8), (32, 8), (36, 6), (16, 4), (12, 3), (11, 1), (6, 1), (1, 1)]
-)
-def test_default_groups_divide_and_are_not_small(channels, groups):
-    model = kp.models.mlp((2,), 1, widths=(channels,), norm="group")
-    assert model.get_layer("norm_0").groups == groups
 
 
 @every_builder
@@ -306,7 +159,7 @@ def test_scale_of_the_initial_kernels():
         assert np.var(layer.kernel) == pytest.approx(variance, rel=0.1), layer.name
     attention = model.get_layer("attention_0")
     assert not np.allclose(attention.query_dense.kernel, attention.key_dense.kernel)
-    constant = _mlp(kernel_initializer="zeros")
+    constant = mlp(kernel_initializer="zeros")
     assert not np.any(constant.get_layer("dense_0").kernel)
 
 
@@ -314,14 +167,14 @@ def test_scale_of_the_initial_kernels():
 def test_activation_as_layer_class_or_callable(build, nonlinearities):
     for activation in (keras.layers.PReLU(alpha_initializer="ones"), keras.layers.PReLU):
         model = build(activation=activation)
-        layers = _layers(model, keras.layers.PReLU)
+        layers = layers_of(model, keras.layers.PReLU)
         assert [layer.name for layer in layers] == [
             f"activation_{i}" for i in range(nonlinearities)
         ]
         assert len({id(layer.alpha) for layer in layers}) == nonlinearities
     assert np.all(np.asarray(layers[0].alpha) == 0)
     model = build(activation=keras.ops.tanh)
-    assert all(x.activation is keras.ops.tanh for x in _layers(model, keras.layers.Activation))
+    assert all(x.activation is keras.ops.tanh for x in layers_of(model, keras.layers.Activation))
 
 
 def test_activation_that_changes_the_number_of_channels():
@@ -331,75 +184,40 @@ def test_activation_that_changes_the_number_of_channels():
             return keras.ops.relu(keras.ops.concatenate([x, -x], axis=-1))
 
     for build, _ in NETWORKS.values():
-        assert build(activation=CReLU)(_images((8, 8, 1))).shape == (4, 3)
+        assert build(activation=CReLU)(images((8, 8, 1))).shape == (4, 3)
 
 
 @pytest.mark.parametrize(
-    ("build", "layers"), [(_mlp, 2), (_cnn, 3), (_resnet18, 8), (_vit, 5)], ids=list(NETWORKS)
+    ("build", "layers"), [(mlp, 2), (cnn, 3), (resnet18, 8), (vit, 5)], ids=list(NETWORKS)
 )
 def test_dropout(build, layers):
-    assert not _layers(build(), kp.layers.Dropout)
+    assert not layers_of(build(), kp.layers.Dropout)
     model = build(dropout=0.5)
-    dropouts = _layers(model, kp.layers.Dropout)
+    dropouts = layers_of(model, kp.layers.Dropout)
     assert [layer.name for layer in dropouts] == [f"dropout_{i}" for i in range(layers)]
     assert {layer.rate for layer in dropouts} == {0.5}
     # Keras' slow generator draws nowhere, not inside the attention either.
     slow = [x for x in model._flatten_layers() if isinstance(x, keras.layers.Dropout)]
     assert all(layer.rate == 0 for layer in slow)
-    x = _images((8, 8, 1))
+    x = images((8, 8, 1))
     np.testing.assert_array_equal(model(x), model(x))
     assert not np.allclose(model(x, training=True), model(x, training=True))
-
-
-@pytest.mark.slow
-@every_builder
-@pytest.mark.parametrize("norm", [None, *NORMS])
-def test_trains_with_every_norm(build, norm):
-    _train_two_steps(build(norm=norm))
 
 
 @pytest.mark.parametrize(
     ("build", "jit_compile"),
     [
-        (_mlp, True),
-        (_cnn, True),
-        pytest.param(_resnet18, True, marks=pytest.mark.slow),
-        pytest.param(_vit, True, marks=pytest.mark.slow),
-        (_resnet18, False),
-        (_vit, False),
+        (mlp, True),
+        (cnn, True),
+        pytest.param(resnet18, True, marks=pytest.mark.slow),
+        pytest.param(vit, True, marks=pytest.mark.slow),
+        (resnet18, False),
+        (vit, False),
     ],
 )
 def test_trains_two_steps(build, jit_compile):
     options = {"norm": "layer", "affine": True, "dropout": 0.1}
-    _train_two_steps(build(kernel_regularizer="l2", **options), jit_compile)
-
-
-def _train_two_steps(model, jit_compile=True):
-    model.compile(
-        keras.optimizers.SGD(0.01),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=jit_compile,
-    )
-    before = [np.asarray(v) for v in model.trainable_variables]
-    x, y = _images((8, 8, 1)), np.array([0, 1, 2, 0])
-    history = model.fit(x, y, batch_size=2, verbose=0)
-    assert model.optimizer.iterations == 2
-    assert np.isfinite(history.history["loss"][0])
-    for variable, old in zip(model.trainable_variables, before, strict=True):
-        assert np.all(np.isfinite(variable))
-        if variable.name == "kernel":
-            assert not np.array_equal(variable, old), variable.path
-
-
-@every_builder
-@pytest.mark.parametrize("norm", NORMS)
-def test_a_loaded_model_computes_the_same(build, norm, tmp_path):
-    model = build(norm=norm, affine=True, dropout=0.5, activation="gelu")
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    x = _images((8, 8, 1))
-    np.testing.assert_array_equal(loaded(x), model(x))
-    assert [v.path for v in loaded.weights] == [v.path for v in model.weights]
+    train_two_steps(build(kernel_regularizer="l2", **options), jit_compile)
 
 
 @every_builder
@@ -409,11 +227,11 @@ def test_outputs_are_float32_under_mixed_precision(build, policy):
     keras.config.set_dtype_policy(policy)
     try:
         model = build(norm="layer", dropout=0.1)
-        outputs = model(_images((8, 8, 1)), training=True)
+        outputs = model(images((8, 8, 1)), training=True)
     finally:
         keras.config.set_dtype_policy(before)
     assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
-    hidden = _layers(model, keras.layers.Activation)[0]
+    hidden = layers_of(model, keras.layers.Activation)[0]
     assert hidden.compute_dtype == policy.removeprefix("mixed_")
     assert np.all(np.isfinite(outputs))
 
@@ -439,7 +257,7 @@ def test_wrong_options(build, options, message):
         build(**options)
 
 
-@pytest.mark.parametrize("build", [_cnn, _resnet18, _vit])
+@pytest.mark.parametrize("build", [cnn, resnet18, vit])
 @pytest.mark.parametrize("shape", [(64,), (8, 8), (2, 8, 8, 1)], ids=str)
 def test_images_only(build, shape):
     with pytest.raises(ValueError, match=r"`input_shape` must be \(height.*Received: input_shape"):

@@ -172,11 +172,11 @@ def test_narrow_output_drops_the_interquartile_mean_and_no_number(tmp_path, caps
 
 
 def test_default_folder_is_below_the_first_path(root):
-    assert report_module._default_folder(root) == root / "report"
-    assert report_module._default_folder(f"{root}/**/seed_100") == root / "report"
+    assert report_module.default_folder(root) == root / "report"
+    assert report_module.default_folder(f"{root}/**/seed_100") == root / "report"
     run = root / "plain" / "seed_100"
-    assert report_module._default_folder(run / "metrics.jsonl") == run / "report"
-    assert report_module._default_folder("*/seed_1") == pathlib.Path("report")
+    assert report_module.default_folder(run / "metrics.jsonl") == run / "report"
+    assert report_module.default_folder("*/seed_1") == pathlib.Path("report")
 
 
 def test_one_run_alone(root, capsys):

@@ -66,8 +66,10 @@ from keras_plasticity.probes.probe import NotApplicableError, describe, probe
 from keras_plasticity.probes.ranks import (
     effective_rank,
     feature_rank,
+    feature_top_singular_value,
     participation_ratio,
     pca_rank,
+    rank_ceiling,
     srank,
     stable_rank,
 )
@@ -155,7 +157,7 @@ ALL = (
     churn_of_step,
     trainability_gap,
 )
-"""Every probe."""
+"""Every probe that may tell of plasticity."""
 
 __all__ = [
     "ALL",
@@ -177,6 +179,7 @@ __all__ = [
     "effective_rank",
     "empirical_tangent_kernel",
     "feature_norm",
+    "feature_top_singular_value",
     "feature_rank",
     "gradient_alignment",
     "gradient_cosine_mean",
@@ -209,6 +212,7 @@ __all__ = [
     "predicted_decrease",
     "probe",
     "pseudo_bias",
+    "rank_ceiling",
     "relative_update",
     "rotation",
     "sample_plasticity",

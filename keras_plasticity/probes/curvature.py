@@ -1,4 +1,7 @@
-"""Eigenvalues of the Hessian of the loss."""
+"""Eigenvalues of the Hessian of the loss.
+
+All probes raise `NotApplicableError` where `hessian_product` does.
+"""
 
 from __future__ import annotations
 
@@ -205,14 +208,11 @@ def hessian_top_eigenvalue(
     {'model': 14.2}
 
     Args:
-        inputs: `ProbeInputs` with targets, of a compiled model.
-        examples: int, the first ones of the inputs. Default 256.
+        inputs: `ProbeInputs`.
+        examples: see `hessian_product`.
         steps: int, products with the Hessian at most. Default 60.
         tolerance: float, relative, at which it stops sooner. Default 1e-3.
         seed: int, of the first vector. Default 0.
-
-    Raises:
-        NotApplicableError: there is no loss, or nothing to train.
 
     Reference:
         Lyle et al., "Understanding Plasticity in Neural Networks", 2023,
@@ -246,17 +246,11 @@ def hessian_bottom_eigenvalue(
     {'model': -0.7}
 
     Args:
-        inputs: `ProbeInputs` with targets, of a compiled model.
-        examples: int, the first ones of the inputs. Default 256.
-        steps: int, products with the Hessian at most. Default 60.
-        tolerance: float, relative, at which it stops sooner. Default 1e-3.
-        seed: int, of the first vector. Default 0.
-
-    Raises:
-        NotApplicableError: there is no loss, or nothing to train.
-
-    Reference:
-        See `lanczos`.
+        inputs: `ProbeInputs`.
+        examples: see `hessian_top_eigenvalue`.
+        steps: see `hessian_top_eigenvalue`.
+        tolerance: see `hessian_top_eigenvalue`.
+        seed: see `hessian_top_eigenvalue`.
     """
     return {MODEL: float(_extremes(inputs, examples, steps, tolerance, seed)[0])}
 
@@ -279,13 +273,10 @@ def hessian_trace(
     {'model': 96.0}
 
     Args:
-        inputs: `ProbeInputs` with targets, of a compiled model.
-        examples: int, the first ones of the inputs. Default 256.
+        inputs: `ProbeInputs`.
+        examples: see `hessian_product`.
         vectors: int, products with the Hessian; the error falls with the root. Default 16.
         seed: int, of the vectors. Default 0.
-
-    Raises:
-        NotApplicableError: there is no loss, or nothing to train.
 
     Reference:
         See `hutchinson`.
@@ -316,16 +307,13 @@ def hessian_spectral_density(
     >>> grid, density, _, _ = kp.probes.hessian_spectral_density(inputs)
 
     Args:
-        inputs: `ProbeInputs` with targets, of a compiled model.
-        examples: int, the first ones of the inputs. Default 256.
+        inputs: `ProbeInputs`.
+        examples: see `hessian_product`.
         steps: int, products with the Hessian for each vector. Default 80.
         vectors: int, random first vectors. Default 4.
-        points: int, size of the grid. Default 1000.
-        width: float, deviation of the smoothing as a share of the range. Default 0.01.
+        points: see `smoothed`.
+        width: see `smoothed`.
         seed: int, of the vectors. Default 0.
-
-    Raises:
-        NotApplicableError: there is no loss, or nothing to train.
 
     Reference:
         Ghorbani, Krishnan and Xiao, "An Investigation into Neural Net Optimization via Hessian

@@ -1,4 +1,7 @@
-"""How the loss gradients of single examples agree."""
+"""How the loss gradients of single examples agree.
+
+All probes raise `NotApplicableError` where `gradient_products` does.
+"""
 
 from __future__ import annotations
 
@@ -77,14 +80,11 @@ def gradient_cosines(inputs: ProbeInputs, examples: int = 64) -> np.ndarray:
     >>> plt.imshow(kp.probes.gradient_cosines(inputs))
 
     Args:
-        inputs: `ProbeInputs` with targets, of a compiled model.
-        examples: int, the first ones of the inputs. Default 64.
+        inputs: `ProbeInputs`.
+        examples: see `gradient_products`.
 
     Returns:
         float64 array of shape `(examples, examples)`.
-
-    Raises:
-        NotApplicableError: there is no loss, or nothing to train.
 
     Reference:
         Lyle et al., "Understanding Plasticity in Neural Networks", 2023,
@@ -108,11 +108,11 @@ def gradient_cosine_mean(inputs: ProbeInputs, examples: int = 64) -> dict[str, f
     {'model': 0.08}
 
     Args:
-        inputs: `ProbeInputs` with targets and two examples or more, of a compiled model.
-        examples: int, the first ones of the inputs. Default 64.
+        inputs: `ProbeInputs`.
+        examples: see `gradient_products`; two or more.
 
     Raises:
-        NotApplicableError: there is no loss, or one example.
+        NotApplicableError: there is one example.
 
     Reference:
         Lyle et al., 2023, https://arxiv.org/abs/2303.01486
@@ -136,11 +136,8 @@ def gradient_effective_rank(inputs: ProbeInputs, examples: int = 64) -> dict[str
     {'model': 23.5}
 
     Args:
-        inputs: `ProbeInputs` with targets, of a compiled model.
-        examples: int, the first ones of the inputs; they bound the rank. Default 64.
-
-    Raises:
-        NotApplicableError: there is no loss.
+        inputs: `ProbeInputs`.
+        examples: see `gradient_products`; they bound the rank.
 
     Reference:
         Lyle et al., 2023, https://arxiv.org/abs/2303.01486; Roy and Vetterli, "The Effective
@@ -166,11 +163,11 @@ def gradient_alignment(inputs: ProbeInputs, examples: int = 64) -> dict[str, flo
     {'dense_0': 0.53}
 
     Args:
-        inputs: `ProbeInputs` with targets and two examples or more, of a compiled model.
-        examples: int, the first ones of the inputs. Default 64.
+        inputs: `ProbeInputs`.
+        examples: see `gradient_products`; two or more.
 
     Raises:
-        NotApplicableError: there is no loss, no kernel, or one example.
+        NotApplicableError: there is no kernel, or one example.
 
     Reference:
         Lyle et al., "Disentangling the Causes of Plasticity Loss in Neural Networks", 2024,

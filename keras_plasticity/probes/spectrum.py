@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import threadpoolctl
@@ -15,21 +16,27 @@ def singular_values(matrix: np.ndarray, centred: bool = False) -> np.ndarray:
     about 1e-8 of the largest.
 
     Args:
-        matrix: float, shape `(rows, columns)`.
-        centred: bool, whether the mean of each column is taken out first. Default False.
+        matrix: float, shape `(rows, columns)`, or `(blocks, rows, columns)` for the block
+            diagonal matrix of these.
+        centred: bool, whether the mean of each column is taken out first, in a block over the
+            rows of the block. Default False.
 
     Returns:
-        Array of shape `(min(rows, columns),)`, NaN where the matrix is not finite.
+        Array of shape `(min(rows, columns),)`, of `blocks` times as many for blocks; NaN where
+        the matrix is not finite.
     """
     values = np.asarray(matrix, np.float64)
+    rows, columns = values.shape[-2:]
     if not np.all(np.isfinite(values)):
-        return np.full(min(values.shape), np.nan)
+        return np.full(math.prod(values.shape[:-2]) * min(rows, columns), np.nan)
     if centred:
-        values = values - values.mean(0)
+        values = values - values.mean(-2, keepdims=True)
+    turned = np.swapaxes(values, -2, -1)
     # BLAS threads that wait for more work would take time from TensorFlow's for a while after.
     with _blas().limit(limits=1, user_api="blas"):
-        gram = values @ values.T if values.shape[0] < values.shape[1] else values.T @ values
-        return np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
+        gram = values @ turned if rows < columns else turned @ values
+        squares = np.sort(np.linalg.eigvalsh(gram), axis=None)[::-1]
+    return np.sqrt(np.maximum(squares, 0))
 
 
 @functools.cache

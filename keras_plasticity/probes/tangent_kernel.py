@@ -1,4 +1,7 @@
-"""The empirical neural tangent kernel: how updates on one example move the others."""
+"""The empirical neural tangent kernel: how updates on one example move the others.
+
+All probes raise `NotApplicableError` where `empirical_tangent_kernel` does.
+"""
 
 from __future__ import annotations
 
@@ -91,13 +94,10 @@ def tangent_kernel_condition(
 
     Args:
         inputs: `ProbeInputs`.
-        examples: int, the first ones of the inputs. Default 64.
-        scalarisation: see `empirical_tangent_kernel`. Default "sum".
+        examples: see `empirical_tangent_kernel`.
+        scalarisation: see `empirical_tangent_kernel`.
         clamp: float, smallest eigenvalue as a share of the largest. Default 1e-10, below which
             float32 gradients are rounding.
-
-    Raises:
-        NotApplicableError: see `empirical_tangent_kernel`.
 
     Reference:
         Lyle et al., 2024, https://arxiv.org/abs/2402.18762
@@ -128,12 +128,9 @@ def tangent_kernel_rank(
 
     Args:
         inputs: `ProbeInputs`.
-        examples: int, the first ones of the inputs; they bound the rank. Default 64.
-        scalarisation: see `empirical_tangent_kernel`. Default "sum".
+        examples: see `empirical_tangent_kernel`; they bound the rank.
+        scalarisation: see `empirical_tangent_kernel`.
         epsilon: float in (0, 1), share of the largest eigenvalue. Default 0.01.
-
-    Raises:
-        NotApplicableError: see `empirical_tangent_kernel`.
 
     Reference:
         Lyle et al., 2024, https://arxiv.org/abs/2402.18762; the threshold is ours.
@@ -163,11 +160,8 @@ def tangent_kernel_effective_rank(
 
     Args:
         inputs: `ProbeInputs`.
-        examples: int, the first ones of the inputs; they bound the rank. Default 64.
-        scalarisation: see `empirical_tangent_kernel`. Default "sum".
-
-    Raises:
-        NotApplicableError: see `empirical_tangent_kernel`.
+        examples: see `empirical_tangent_kernel`; they bound the rank.
+        scalarisation: see `empirical_tangent_kernel`.
 
     Reference:
         Roy and Vetterli, "The Effective Rank: A Measure of Effective Dimensionality", 2007,
@@ -196,11 +190,8 @@ def tangent_kernel_top_share(
 
     Args:
         inputs: `ProbeInputs`.
-        examples: int, the first ones of the inputs. Default 64.
-        scalarisation: see `empirical_tangent_kernel`. Default "sum".
-
-    Raises:
-        NotApplicableError: see `empirical_tangent_kernel`.
+        examples: see `empirical_tangent_kernel`.
+        scalarisation: see `empirical_tangent_kernel`.
 
     Reference:
         Lyle et al., 2024, https://arxiv.org/abs/2402.18762
@@ -230,11 +221,11 @@ def tangent_kernel_offdiagonal(
 
     Args:
         inputs: `ProbeInputs` with two examples or more.
-        examples: int, the first ones of the inputs. Default 64.
-        scalarisation: see `empirical_tangent_kernel`. Default "sum".
+        examples: see `empirical_tangent_kernel`.
+        scalarisation: see `empirical_tangent_kernel`.
 
     Raises:
-        NotApplicableError: there is one example, or see `empirical_tangent_kernel`.
+        NotApplicableError: there is one example.
 
     Reference:
         Lyle et al., 2024, https://arxiv.org/abs/2402.18762; reading it as one number is ours.
@@ -261,11 +252,11 @@ def tangent_kernel_collinearity(
 
     Args:
         inputs: `ProbeInputs` with two examples or more.
-        examples: int, the first ones of the inputs. Default 64.
-        scalarisation: see `empirical_tangent_kernel`. Default "sum".
+        examples: see `empirical_tangent_kernel`.
+        scalarisation: see `empirical_tangent_kernel`.
 
     Raises:
-        NotApplicableError: there is one example, or see `empirical_tangent_kernel`.
+        NotApplicableError: there is one example.
 
     Reference:
         Lyle et al., 2024, https://arxiv.org/abs/2402.18762; reading it as one number is ours.
@@ -294,11 +285,8 @@ def tangent_kernel_rank_one_residual(
 
     Args:
         inputs: `ProbeInputs`.
-        examples: int, the first ones of the inputs. Default 64.
-        scalarisation: see `empirical_tangent_kernel`. Default "sum".
-
-    Raises:
-        NotApplicableError: see `empirical_tangent_kernel`.
+        examples: see `empirical_tangent_kernel`.
+        scalarisation: see `empirical_tangent_kernel`.
 
     Reference:
         Lyle et al., 2024, https://arxiv.org/abs/2402.18762; the formula is ours.

@@ -1,5 +1,7 @@
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
 from keras_plasticity import probes
 from keras_plasticity.probes import spectrum
@@ -58,3 +60,38 @@ def test_rank_of_duplicated_units_is_that_of_the_distinct_ones():
     kernel = np.repeat(np.random.default_rng(0).normal(size=(4, 3)), 4, 1)
     inputs = inputs_of(one_layer(np.zeros(12), inputs=4, kernel=kernel))
     assert probes.feature_rank(inputs)["hidden"] == 3
+
+
+def test_no_rank_exceeds_its_ceiling():
+    wide = np.random.default_rng(0).normal(size=(4, 40))
+    inputs = inputs_of(one_layer(np.zeros(40), inputs=4, kernel=wide), count=30)
+    everything = {"of": "features", "examples": None}
+    assert probes.rank_ceiling(inputs) == {"model": 30.0}  # examples; the units are 40
+    assert probes.rank_ceiling(inputs, examples=20) == {"model": 20.0}
+    assert probes.rank_ceiling(inputs, **everything) == {"hidden": 30.0}
+    assert probes.rank_ceiling(inputs, of="weights") == {"hidden": 4.0, "output": 2.0}
+    for rank in (probes.srank, probes.pca_rank, probes.feature_rank, probes.participation_ratio):
+        assert rank(inputs)["hidden"] <= 30
+    assert probes.stable_rank(inputs)["hidden"] <= 4
+    # Reached by a matrix whose singular values are equal.
+    orthogonal = np.linalg.qr(wide.T)[0].T
+    inputs = inputs_of(one_layer(np.zeros(40), inputs=4, kernel=orthogonal))
+    assert np.isclose(probes.stable_rank(inputs)["hidden"], 4)
+    assert np.isclose(probes.effective_rank(inputs, of="weights")["hidden"], 4)
+    with pytest.raises(ValueError, match="Received: of='rows'"):
+        probes.rank_ceiling(inputs, of="rows")
+
+
+def test_each_of_several_heads_has_a_rank():
+    x = keras.Input((6,))
+    shared = layers.Dense(5, activation="tanh", name="shared")(x)
+    deep = layers.Dense(3, activation="tanh", name="deep")(shared)
+    model = keras.Model(x, [layers.Dense(2, name="one")(shared), layers.Dense(1, name="two")(deep)])
+    data = np.random.default_rng(0).normal(size=(50, 6)).astype("float32")
+    inputs = probes.ProbeInputs(model, data)
+    assert probes.rank_ceiling(inputs) == {"one": 5.0, "two": 3.0}
+    read = dict(zip(("one", "two"), keras.Model(x, [shared, deep])(data), strict=True))
+    for name, rank in probes.effective_rank(inputs).items():
+        sigma = np.linalg.svd(read.pop(name), compute_uv=False)
+        assert np.isclose(rank, spectrum.effective_rank(sigma), rtol=1e-4)
+    assert not read
