@@ -17,16 +17,25 @@ import keras
 
 from keras_plasticity import (
     callbacks,
+    constraints,
     experiment,
+    layers,
+    losses,
     models,
     optimizers,
     probes,
+    regularizers,
     streams,
     surgery,
     sweep,
 )
 
 _KERAS = (
+    keras.layers.Conv2D,
+    keras.layers.Dense,
+    keras.layers.Flatten,
+    keras.layers.LayerNormalization,
+    keras.layers.ReLU,
     keras.optimizers.AdamW,
     keras.optimizers.RMSprop,
     keras.optimizers.SGD,
@@ -47,9 +56,18 @@ _OURS = (
     models.vit,
     optimizers.Adam,  # with its defaults Keras' own, bit for bit
     optimizers.adamw,
+    optimizers.DecayPolicy,
+    optimizers.DecoupledDecay,
+    optimizers.GradientNoise,
+    optimizers.Regularized,
+    optimizers.UPGD,
+    constraints.WeightClipping,
+    constraints.constrained,
     callbacks.ContinualBackprop,
     callbacks.FreshNetwork,
+    callbacks.FrobeniusProjection,
     callbacks.GradientDormancyReset,
+    callbacks.GradientNormPenalty,
     callbacks.HareAndTortoise,
     callbacks.LayerReset,
     callbacks.Monitor,
@@ -57,11 +75,14 @@ _OURS = (
     callbacks.OrthogonalReset,
     callbacks.PlasticityAlarm,
     callbacks.PlasticityInjection,
+    callbacks.PopArtUpdate,
     callbacks.ReDo,
+    callbacks.ScheduledRescaling,
     callbacks.SelectiveWeightReinit,
     callbacks.SelfNormalizedResets,
     callbacks.ShrinkAndPerturb,
     callbacks.SoftReset,
+    callbacks.StatisticsReset,
     streams.from_tfds,
     streams.make,
     streams.ClassSubset,
@@ -71,15 +92,18 @@ _OURS = (
     streams.LabelNoise,
     streams.PermuteLabels,
     streams.PermutePixels,
+    streams.RedrawTargets,
     streams.ResetLabels,
     streams.Rotate,
     streams.Subsample,
     surgery.injected,
 )
+_ROOMS = (layers, losses, regularizers)  # all of what is in them
+_OURS += tuple(getattr(room, name) for room in _ROOMS for name in room.__all__)
 for _member in (*_KERAS, *_OURS):
     gin.external_configurable(_member)
 
-for _probe in probes.ALL:
+for _probe in (*probes.ALL, probes.rank_ceiling, probes.feature_top_singular_value):
     gin.external_configurable(_probe)
 gin.constant("probes.ALL", probes.ALL)  # Monitor.probes = %probes.ALL
 gin.constant("probes.DEFAULT", probes.DEFAULT)

@@ -1,16 +1,34 @@
-"""Loss and accuracy of a model on arrays, in one call."""
+"""Loss and accuracy, or squared error, of a model on arrays, in one call."""
 
 from __future__ import annotations
+
+import typing
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_plasticity.hooks import to_float
+from keras_plasticity.losses.shapes import squared_errors
+
+
+class Evaluation(typing.NamedTuple):
+    """What a model does on some examples; a value that means nothing is None.
+
+    Attributes:
+        loss: float, mean loss without penalties.
+        accuracy: float, of a classifier.
+        squared_error: float, of a regression, in squared units of the targets: outputs are
+            decoded by the loss where it has `decode`.
+    """
+
+    loss: float | None = None
+    accuracy: float | None = None
+    squared_error: float | None = None
 
 
 class Evaluator:
-    """Loss and accuracy of a model in inference mode, on rows of device arrays.
+    """Loss, accuracy or squared error of a model in inference mode, on rows of device arrays.
 
     The loss is the mean of the task's loss over examples, without regularisation
     terms, so that it compares across methods. Traced once for any number of rows.
@@ -19,7 +37,7 @@ class Evaluator:
 
     ```python
     evaluate = Evaluator(model, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    loss, accuracy = evaluate(x, y, np.arange(len(x)))
+    loss, accuracy, _ = evaluate(x, y, np.arange(len(x)))
     ```
 
     Args:
@@ -42,14 +60,18 @@ class Evaluator:
         @tf.function(jit_compile=jit_compile, autograph=False)
         def one_batch(x, y, present):
             outputs = model(to_float(x, scale), training=False)
+            if not classification:  # in half precision large targets would overflow
+                outputs = tf.cast(outputs, tf.float32)
             losses = tf.cast(values(y, outputs), tf.float32)
             losses = tf.reduce_mean(tf.reshape(losses, [batch_size, -1]), 1)
-            hits = tf.zeros_like(losses)
             if classification:
                 labels = tf.cast(tf.reshape(y, [-1]), tf.int32)
-                hits = tf.cast(tf.argmax(outputs, -1, output_type=tf.int32) == labels, tf.float32)
+                marks = tf.cast(tf.argmax(outputs, -1, output_type=tf.int32) == labels, tf.float32)
+            else:
+                errors = tf.cast(squared_errors(loss, y, outputs), tf.float32)
+                marks = tf.reduce_mean(tf.reshape(errors, [batch_size, -1]), 1)
             zero = tf.zeros_like(losses)
-            sums = [tf.reduce_sum(tf.where(present, v, zero)) for v in (losses, hits)]
+            sums = [tf.reduce_sum(tf.where(present, v, zero)) for v in (losses, marks)]
             return tf.cast(tf.stack(sums), tf.float64)
 
         @tf.function(reduce_retracing=True, autograph=False)
@@ -64,8 +86,8 @@ class Evaluator:
 
         self._all_batches = all_batches
 
-    def __call__(self, x, y, rows) -> tuple[float | None, float | None]:
-        """Returns (loss, accuracy); accuracy is None for regression, both without rows.
+    def __call__(self, x, y, rows) -> Evaluation:
+        """Returns loss and accuracy, or loss and squared error; nothing without rows.
 
         Args:
             x: tensor or variable, shape `(examples, ...)`.
@@ -74,9 +96,10 @@ class Evaluator:
         """
         count = len(rows)
         if count == 0:
-            return None, None
+            return Evaluation()
         blocks = np.full((-(-count // self.batch_size), self.batch_size), rows[0], np.int32)
         blocks.flat[:count] = rows
         x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-        loss, hits = self._all_batches(x, y, tf.constant(blocks), tf.constant(count)).numpy()
-        return float(loss / count), float(hits / count) if self.classification else None
+        sums = self._all_batches(x, y, tf.constant(blocks), tf.constant(count)).numpy()
+        loss, mark = (float(value) for value in sums / count)
+        return Evaluation(loss, mark) if self.classification else Evaluation(loss, None, mark)

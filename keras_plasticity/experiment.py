@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_plasticity import checkpoint, run_directory, surgery
 from keras_plasticity.callbacks.plasticity_alarm import PlasticityAlarm
 from keras_plasticity.hooks import StepHooks, steps_per_call
+from keras_plasticity.losses import DecodedMeanSquaredError
 from keras_plasticity.progress import Progress
 from keras_plasticity.streams import Stream
 from keras_plasticity.training import NonFiniteLossError, Training
@@ -64,14 +65,16 @@ def run(
     Args:
         stream: `Stream`, the tasks.
         model: `keras.Model` with one input and one output, or a function
-            `model(input_shape, num_outputs)` that builds one; the function is called
-            with Python's and NumPy's generators seeded by `seed`.
+            `model(input_shape, num_outputs)` that builds one, with one output per class or
+            target dimension, or `loss.bins` outputs; the function is called with Python's
+            and NumPy's generators seeded by `seed`.
         optimizer: Keras optimizer or its name; the model is compiled with it.
         callbacks: Keras callbacks. Those that override epoch or batch methods cut the
             fused steps there, with a warning that names the cost.
         run_dir: directory of this run alone, made if need be.
         loss: Keras loss. Default: cross-entropy on logits for class labels, mean
-            squared error for regression targets.
+            squared error for regression targets. With `kp.losses.TwoHot` and `HLGauss`
+            the network has `bins` outputs.
         seed: int, of what is random in building and training the model. The stream
             has a seed of its own, and a model that is given built has its weights.
             Default 0.
@@ -93,8 +96,10 @@ def run(
         example (mean over the first epoch); `online_accuracy` and `_loss`, over all
         presentations, each before its update; `train_accuracy`, `train_loss`,
         `test_accuracy`, `test_loss` at the task's end in inference mode. Losses are
-        without penalties. Further `task`, `name`, `step` (updates since the run
-        began), `epochs`, `seconds`, `wall_time` (seconds since 1970).
+        without penalties. In regressions the four `_squared_error` beside the losses, in
+        squared units of the targets whatever the loss is (`loss.decode`). Further `task`,
+        `name`, `step` (updates since the run began), `epochs`, `seconds`, `wall_time`
+        (seconds since 1970).
 
     Raises:
         ValueError: an argument does not fit the others.
@@ -109,8 +114,9 @@ def run(
         raise ValueError(f"`fused_steps` must be at least 1. Received: fused_steps={fused_steps}")
     directory = run_directory.prepare(run_dir)
     with run_directory.locked(directory), surgery.seeded(seed):
-        model = _build(model, stream)
-        task_loss = _compile(model, optimizer, loss, stream, jit_compile)
+        task_loss = _loss(loss, stream)
+        model = _build(model, stream, task_loss)
+        _compile(model, optimizer, task_loss, stream, jit_compile)
         size = fused_steps or steps_per_call(model, stream.batch_size)
         training = Training(stream, model, callbacks, task_loss, size, directory)
         streamed = stream.get_config()
@@ -170,8 +176,10 @@ def _loop(training: Training, benchmark, method, seed, evaluate_earlier, progres
                 if evaluate_earlier:
                     row["earlier_accuracy"] = training.earlier_accuracy()
                 events.row(row)  # first: a resumed run writes events anew from the rows
-                training.finish(row)
-                if any(isinstance(c, PlasticityAlarm) and c.stopped for c in training.callbacks):
+                alarms = [c for c in training.callbacks if isinstance(c, PlasticityAlarm)]
+                stopped = any(alarm.stopped for alarm in alarms)
+                training.finish(row, stopped)
+                if stopped:
                     break
     finally:
         events.close()
@@ -179,9 +187,25 @@ def _loop(training: Training, benchmark, method, seed, evaluate_earlier, progres
             monitor.leave()
 
 
-def _build(model, stream: Stream) -> keras.Model:
+def _loss(loss, stream: Stream):
+    """The loss without penalties, which depends on the targets by default."""
+    if loss is not None:
+        return keras.losses.get(loss)
+    if stream.num_classes is not None:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return keras.losses.MeanSquaredError()
+
+
+def _build(model, stream: Stream, loss) -> keras.Model:
+    bins = getattr(loss, "bins", None)
+    if bins is not None and stream.num_classes is not None:
+        raise ValueError(
+            "`loss` must be one of classes. Received: a stream of class labels and the loss of a "
+            f"regression, loss={loss!r}"
+        )
+    outputs = stream.num_outputs if bins is None else bins
     if not isinstance(model, keras.Model):
-        model = model(stream.input_shape, stream.num_outputs)
+        model = model(stream.input_shape, outputs)
     if not model.built:
         model.build((None, *stream.input_shape))
     takes, given = tuple(model.input_shape[1:]), tuple(stream.input_shape)
@@ -193,25 +217,21 @@ def _build(model, stream: Stream) -> keras.Model:
             "`model` must take the inputs of `stream`. Received: a model for inputs of shape "
             f"{takes} and a stream of shape {given}"
         )
-    if model.output_shape[-1] != stream.num_outputs:
+    if model.output_shape[-1] != outputs:
+        wanted, other = "class or target of `stream`", f"a stream with {outputs}"
+        if bins is not None:
+            wanted, other = "bin of `loss`", f"a loss with {bins} bins"
         raise ValueError(
-            "`model` must have one output per class or target of `stream`. Received: a model with "
-            f"{model.output_shape[-1]} outputs and a stream with {stream.num_outputs}"
+            f"`model` must have one output per {wanted}. Received: a model with "
+            f"{model.output_shape[-1]} outputs and {other}"
         )
     return model
 
 
-def _compile(model, optimizer, loss, stream: Stream, jit_compile: bool):
-    """Compiles and builds everything; returns the loss without penalties."""
+def _compile(model, optimizer, loss, stream: Stream, jit_compile: bool) -> None:
+    """Compiles and builds everything."""
     classes = stream.num_classes is not None
-    if loss is None:
-        loss = (
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            if classes
-            else keras.losses.MeanSquaredError()
-        )
-    loss = keras.losses.get(loss)
-    metrics: list = ["accuracy"] if classes else []
+    metrics: list = ["accuracy"] if classes else [DecodedMeanSquaredError(loss)]
     if model.losses:  # the loss that is trained on has penalties in it
         metrics.append(keras.metrics.MeanMetricWrapper(loss, name="task_loss"))
     model.compile(optimizer, loss, metrics=metrics, jit_compile=jit_compile)
@@ -228,7 +248,6 @@ def _compile(model, optimizer, loss, stream: Stream, jit_compile: bool):
     )
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    return loss
 
 
 def _model_config(model: keras.Model):
@@ -252,4 +271,16 @@ def _renamed(config, places: dict[str, str]):
 def _described(thing) -> list:
     config = thing.get_config() if hasattr(thing, "get_config") else {}
     config = {key: value for key, value in config.items() if key != "name"}
-    return [getattr(thing, "__name__", type(thing).__name__), config]
+    return [getattr(thing, "__name__", type(thing).__name__), _without_names(config)]
+
+
+def _without_names(config):
+    """Drops the names of Keras objects in a configuration: Keras numbers them through."""
+    if isinstance(config, (list, tuple)):
+        return [_without_names(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    inner = {key: _without_names(value) for key, value in config.items()}
+    if "class_name" in inner and isinstance(inner.get("config"), dict):
+        inner["config"].pop("name", None)
+    return inner

@@ -237,6 +237,8 @@ def axis_label(metric: str) -> str:
         return f"{name} (fraction)"
     if metric.endswith("loss"):
         return f"{name} (mean per example)"
+    if metric.endswith("squared_error"):
+        return f"{name} (squared units of the targets)"
     return "Time (seconds per task)" if metric == "seconds" else name
 
 

@@ -31,7 +31,8 @@ from keras_plasticity.run_files import (
 
 ACCURACIES = ["first_presentation_accuracy", "online_accuracy", "train_accuracy", "test_accuracy"]
 LOSSES = ["first_presentation_loss", "online_loss", "train_loss", "test_loss"]
-ROW_METRICS = [*ACCURACIES, *LOSSES, "seconds"]
+SQUARED_ERRORS = [name.replace("loss", "squared_error") for name in LOSSES]  # of regressions
+ROW_METRICS = [*ACCURACIES, *LOSSES, *SQUARED_ERRORS, "seconds"]
 IQM_SEEDS = 10
 _RUN_COLUMNS = ["benchmark", "method", "seed", "run"]
 _COLUMNS = [*_RUN_COLUMNS, "uses_task_boundaries"]
@@ -253,7 +254,7 @@ def summary(
 ) -> pd.DataFrame:
     """One row per benchmark and method, the best last window first.
 
-    Complete runs alone count. For a loss (a metric whose name ends in `loss`) the
+    Complete runs alone count. For a loss or an error (by the end of its name) the
     lowest comes first and a negative gap means worse than the control.
 
     Args:
@@ -292,8 +293,8 @@ def summary(
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether larger values of the metric are better: all but losses and seconds."""
-    return not metric.endswith(("loss", "seconds"))
+    """Whether larger values of the metric are better: all but losses, errors and seconds."""
+    return not metric.endswith(("loss", "error", "seconds"))
 
 
 def window_size(tasks: int, share: float) -> int:

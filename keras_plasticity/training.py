@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_plasticity import checkpoint
 from keras_plasticity.callbacks.intervention import Intervention
 from keras_plasticity.callbacks.monitor import Monitor
-from keras_plasticity.evaluation import Evaluator
+from keras_plasticity.evaluation import Evaluation, Evaluator
 from keras_plasticity.hooks import FusedSteps, InGraphCallback, StepHooks
 from keras_plasticity.progress import Progress
 from keras_plasticity.streams import Stream, Task
@@ -45,7 +45,7 @@ class Training:
         task_index: int, the task that is under way.
         step: int, optimizer updates done in this task.
         first_step: int, optimizer updates done before this task.
-        finished: bool, whether every task is done.
+        finished: bool, whether every task is done, or an alarm has ended the run.
     """
 
     def __init__(
@@ -155,17 +155,18 @@ class Training:
         losses = logs.get("task_loss", logs["loss"])
         hits = logs.get("accuracy") if self.classes else None
         first = slice(task.steps_per_epoch)
-        train_loss, train_accuracy = self.evaluate(fused.x, fused.y, data.index)
-        if train_loss is None or not math.isfinite(train_loss):
+        train = self.evaluate(fused.x, fused.y, data.index)
+        if train.loss is None or not math.isfinite(train.loss):
             raise NonFiniteLossError(
-                f"The training loss is {train_loss} at the end of task {task.index}."
+                f"The training loss is {train.loss} at the end of task {task.index}."
             )
-        test: tuple = (None, None)
+        test = Evaluation()
         if data.x_test is not None and data.test_labels_meaningful:
             if self._test[0] is not data.x_test:
                 self._test = (data.x_test, tf.constant(data.x_test))
-            loss, accuracy = self.evaluate(self._test[1], data.y_test, data.test_index)
-            test = (loss if loss is not None and math.isfinite(loss) else None, accuracy)
+            test = self.evaluate(self._test[1], data.y_test, data.test_index)
+            if test.loss is None or not math.isfinite(test.loss):
+                test = Evaluation(None, test.accuracy)
         resets = [c.report() for c in self.callbacks if hasattr(c, "report")]
         row: dict = {
             "task": task.index,
@@ -174,15 +175,21 @@ class Training:
             "epochs": -(-self.step // task.steps_per_epoch),
             "first_presentation_accuracy": _mean(hits, first),
             "online_accuracy": _mean(hits),
-            "train_accuracy": train_accuracy,
-            "test_accuracy": test[1],
+            "train_accuracy": train.accuracy,
+            "test_accuracy": test.accuracy,
             "first_presentation_loss": _mean(losses, first),
             "online_loss": _mean(losses),
-            "train_loss": train_loss,
-            "test_loss": test[0],
+            "train_loss": train.loss,
+            "test_loss": test.loss,
             "seconds": round(time.time() - begun, 3),
             "wall_time": round(time.time(), 3),
         }
+        if not self.classes:
+            errors = logs.get("squared_error")
+            row["first_presentation_squared_error"] = _mean(errors, first)
+            row["online_squared_error"] = _mean(errors)
+            row["train_squared_error"] = train.squared_error
+            row["test_squared_error"] = test.squared_error
         if resets:
             counts: collections.Counter = collections.Counter()
             for part in resets:  # two callbacks of a kind are added up
@@ -190,12 +197,17 @@ class Training:
             row["resets"] = dict(counts)
         return row
 
-    def finish(self, row: dict) -> None:
-        """Writes a task's row and moves on to the next task."""
+    def finish(self, row: dict, last: bool = False) -> None:
+        """Writes a task's row and moves on to the next task.
+
+        Args:
+            row: dict, the task's row.
+            last: bool, whether the run ends here though tasks are left. Default False.
+        """
         self._writer.append(row)
         self.task_index, self.first_step = self.task_index + 1, row["step"]
         self.step, self._seconds, self._logs = 0, 0.0, []
-        self.finished = self.task_index == len(self.stream)
+        self.finished = last or self.task_index == len(self.stream)
         if self.finished:
             self._save()
         else:
@@ -209,9 +221,9 @@ class Training:
         for index in range(self.task_index + 1):
             data = self.stream[index].arrays()
             if data.x_test is not None and data.test_labels_meaningful:
-                values.append(self.evaluate(data.x_test, data.y_test, data.test_index)[1])
+                values.append(self.evaluate(data.x_test, data.y_test, data.test_index).accuracy)
             else:
-                values.append(self.evaluate(data.x, data.y, data.index)[1])
+                values.append(self.evaluate(data.x, data.y, data.index).accuracy)
         return values
 
     def restore(self, checkpoint_seconds: float) -> None:

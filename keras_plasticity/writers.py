@@ -160,7 +160,7 @@ class EventWriter:
         if row.get("earlier_accuracy") is not None:
             self._tensor("accuracy_matrix", row["earlier_accuracy"], step, wall_time, "matrix")
         for name, value in row.items():
-            if name.endswith(("accuracy", "loss")) and isinstance(value, float):
+            if name.endswith(("accuracy", "loss", "error")) and isinstance(value, float):
                 self._scalar(name, value, step, wall_time)
         self._file.flush()
 

@@ -14,7 +14,13 @@ FILES = sorted(ROOT.joinpath("gin").rglob("*.gin"))
 RUNNABLE = [file for file in FILES if file.name != "base.gin"]
 METHODS = [file for file in RUNNABLE if file.parent.name != "gin"]
 SWEEPS = [file for file in RUNNABLE if file.parent.name == "gin"]
-TASKS = ("label_reset", "class_permutation", "pixel_permutation")
+TASKS = (
+    "label_reset",
+    "class_permutation",
+    "pixel_permutation",
+    "target_offset",
+    "discount_zero_bandit",
+)
 NETWORKS = {
     "mlp": "mlp.widths = (8, 8)",
     "cnn": "cnn.filters = (4, 4)",
@@ -31,8 +37,17 @@ def in_the_repository(monkeypatch, tmp_path):
         gin.clear_config()
 
 
+def task_of(file):
+    """The stream of a gin file, by what it and the files that it includes say."""
+    text = file.read_text()
+    found = [t for t in TASKS if f"{t}." in text]
+    if found:
+        return found[0]
+    return task_of(ROOT / re.search(r'^include "(.+)"', text, re.MULTILINE)[1])
+
+
 def train(file, bindings, run_dir):
-    task = next(t for t in TASKS if t in file.read_text())
+    task = task_of(file)
     tiny = [f"{task}.{b}" for b in ("num_tasks = 1", "examples = 64", "updates = 2")]
     tiny.append("Monitor.probes = (@dead_fraction,)")  # all of them take half a minute
     with gin.unlock_config():

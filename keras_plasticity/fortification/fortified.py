@@ -69,7 +69,7 @@ class Fortified:
 
 def fortify(
     model: keras.Model,
-    norm: str | None = "layer",
+    norm: str | keras.layers.Layer | None = "layer",
     affine: bool = False,
     decay: float | None = None,
     form: str | None = None,
@@ -121,8 +121,8 @@ def fortify(
     Args:
         model: Functional or built Sequential `keras.Model`. If it is compiled, the new one is
             compiled with the same loss and metrics.
-        norm: `"layer"`, `"rms"`, `"batch"` or `"group"`, see `kp.models.mlp`; or None: decay
-            alone. Default `"layer"`.
+        norm: `"layer"`, `"rms"`, `"batch"` or `"group"`, see `kp.models.mlp`; a layer, which is
+            copied for every place; or None: decay alone. Default `"layer"`.
         affine: bool, whether normalisations learn a scale and an offset. Default False: on
             streams of new labels undecayed ones lose plasticity again.
         decay: float above 0, strength. Default None: no decay.
@@ -168,8 +168,13 @@ def fortify(
 
 
 def _check(norm, affine, decay, form, policy, transparent) -> None:
-    if norm is not None and norm not in NORMS:
-        raise ValueError(f"`norm` must be one of {(None, *NORMS)}. Received: norm={norm!r}")
+    own = isinstance(norm, keras.layers.Layer)
+    if norm is not None and not own and norm not in NORMS:
+        raise ValueError(
+            f"`norm` must be one of {(None, *NORMS)} or a layer. Received: norm={norm!r}"
+        )
+    if own and affine:
+        raise ValueError(f"`affine` is an argument of the layer. Received: norm={norm!r}")
     if (decay is None) != (form is None):
         raise ValueError(
             f"`decay` and `form`, one of {FORMS}, belong together: the same number means another "
@@ -181,9 +186,9 @@ def _check(norm, affine, decay, form, policy, transparent) -> None:
         raise ValueError(f"`decay` must be a number above 0. Received: decay={decay!r}")
     if policy is not None and decay is None:
         raise ValueError(f"`policy` is one of decay. Received: decay=None, policy={policy!r}")
-    if transparent is not None and (norm is None or not (affine or norm == "batch")):
+    if transparent is not None and (norm is None or own or not (affine or norm == "batch")):
         raise ValueError(
-            "`transparent` needs scales and offsets to set. "
+            "`transparent` needs scales and offsets to set, of a normalisation with a name. "
             f"Received: norm={norm!r}, affine={affine!r}"
         )
 

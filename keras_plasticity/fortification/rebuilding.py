@@ -31,7 +31,7 @@ class Rebuilding:
     """
 
     def __init__(
-        self, model: keras.Model, places: list[Nonlinearity], norm: str, affine: bool
+        self, model: keras.Model, places: list[Nonlinearity], norm: typing.Any, affine: bool
     ) -> None:
         self._norm, self._affine = norm, affine
         self._places = {(id(place.operation), place.call): place for place in places}

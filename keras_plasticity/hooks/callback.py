@@ -64,8 +64,8 @@ class InGraphCallback(keras.callbacks.Callback):
 
     `build(model)` makes every `keras.Variable` the callback needs and is called once
     per model, before the step is traced; `bind_optimizer(model)` after it and after each
-    `compile`. `after_step(outputs)` is
-    traced, not called: it sees tensors of constant shape and writes variables. Both
+    `compile`. `before_step(x, y, sample_weight)` and `after_step(outputs)` are
+    traced, not called: they see tensors of constant shape and write variables. They
     work in plain `fit`, with any `steps_per_execution`, and inside fused steps.
 
     What is done now and then belongs into `act`: it runs after the steps for which
@@ -114,6 +114,9 @@ class InGraphCallback(keras.callbacks.Callback):
 
     def bind_optimizer(self, model):
         """Takes what it needs of `model.optimizer`, after `build` and whenever it is a new one."""
+
+    def before_step(self, x, y, sample_weight):
+        """Traced before each optimizer update, with the batch it is about to see."""
 
     def after_step(self, outputs: StepOutputs):
         """Traced after each optimizer update."""

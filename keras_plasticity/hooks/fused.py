@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_plasticity.hooks.callback import Clock
 from keras_plasticity.hooks.step import StepHooks
+from keras_plasticity.surgery.slots import innermost
 
 
 class FusedSteps(keras.callbacks.Callback):
@@ -57,8 +58,7 @@ class FusedSteps(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        optimizer = model.optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        optimizer = innermost(model.optimizer)
         if getattr(optimizer, "gradient_accumulation_steps", None):
             raise ValueError(
                 "Fused steps and gradient accumulation do not go together. Use an optimizer "

@@ -149,7 +149,9 @@ class Step:
         self._taps = [group for hook in hooks for group in hook.taps]
 
     def update(self, data, clock: Clock) -> dict:
-        """Traces `train_step` and every `after_step`; returns the logs."""
+        """Traces every `before_step`, `train_step` and every `after_step`; returns the logs."""
+        for hook in self.hooks:
+            hook.before_step(*keras.utils.unpack_x_y_sample_weight(data))
         with capture(self._taps) as captured:
             logs = self.model.train_step(data)
         if self.hooks:

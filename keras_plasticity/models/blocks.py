@@ -23,7 +23,7 @@ class Blocks:
 
     def __init__(
         self,
-        norm: str | None,
+        norm: typing.Any,
         affine: bool,
         activation: typing.Any,
         dropout: float,
@@ -31,9 +31,12 @@ class Blocks:
         kernel_regularizer: typing.Any,
         groups: int | None,
     ) -> None:
-        if norm is not None and norm not in NORMS:
-            raise ValueError(f"`norm` must be one of {(None, *NORMS)}. Received: norm={norm!r}")
-        if affine and norm is None:
+        own = isinstance(norm, keras.layers.Layer)
+        if norm is not None and not own and norm not in NORMS:
+            raise ValueError(
+                f"`norm` must be one of {(None, *NORMS)} or a layer. Received: norm={norm!r}"
+            )
+        if affine and (norm is None or own):
             raise ValueError(
                 "`affine=True` needs a normalisation to scale. "
                 f"Received: affine={affine!r}, norm={norm!r}"

@@ -17,7 +17,7 @@ EPSILON = 1e-3
 
 
 def normalization(
-    norm: str,
+    norm: str | keras.layers.Layer,
     shape: collections.abc.Sequence[int | None],
     affine: bool = False,
     name: str | None = None,
@@ -28,9 +28,10 @@ def normalization(
     """Makes the layer that normalises tensors of a shape.
 
     Args:
-        norm: `"layer"` and `"rms"` take their statistics over the features of a vector or token
-            and over all of (H, W, C) of an image or a volume; `"group"` within groups of
-            channels, of tokens over all positions; `"batch"` over the batch.
+        norm: a layer, which is copied; or a name: `"layer"` and `"rms"` take their statistics
+            over the features of a vector or token and over all of (H, W, C) of an image or a
+            volume; `"group"` within groups of channels, of tokens over all positions; `"batch"`
+            over the batch.
         shape: of what it normalises, with the batch axis.
         affine: bool, whether it learns a scale and (but for `"rms"`) an offset, one per channel.
             Default False.
@@ -43,6 +44,9 @@ def normalization(
     Raises:
         ValueError: `norm` is none of these, or `groups` does not divide the channels.
     """
+    if isinstance(norm, keras.layers.Layer):
+        config = norm.get_config() | {"name": name or norm.name}
+        return type(norm).from_config(config)
     if norm not in NORMS:
         raise ValueError(f"`norm` must be one of {NORMS}. Received: norm={norm!r}")
     image, channels = len(shape) > 3, shape[axis]

@@ -6,6 +6,7 @@ import math
 import typing
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_plasticity.optimizers.decay_policy import DecayPolicy
@@ -25,6 +26,12 @@ class DecoupledDecay(Wrapper):
     0.9999 of a weight after 10,000 steps, and 0.1 leaves 0.37. Toward zero, on the same
     weights, it is `keras.optimizers.AdamW`, bit for bit.
 
+    The initial values are noted when the optimizer is built, and saved and loaded with it. What
+    resets the optimizer (`kp.callbacks.OptimizerReset`) or parts of the network (`ReDo`,
+    `LayerReset`) leaves them: weights that are drawn anew are pulled to where the first ones
+    began. After `kp.callbacks.FreshNetwork` and `kp.surgery.reset_optimizer` everything is as
+    if it were built anew, and the initial values are those of the network of then.
+
     Example:
 
     ```python
@@ -35,18 +42,23 @@ class DecoupledDecay(Wrapper):
 
     Args:
         optimizer: `keras.optimizers.Optimizer`, what makes the step.
-        decay: float, at least 0.
+        decay: float, at least 0; times the learning rate the share of the distance to the goal
+            that is taken off per step.
         policy: `DecayPolicy`. Default: kernels, toward zero.
-        name: str. Default None.
+        name: str. Default "decoupled_decay".
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or, when it is built, no weight decays.
 
-    References:
+    Reference:
         Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019,
         https://arxiv.org/abs/1711.05101. Toward initial values: Kumar et al., "Maintaining
         Plasticity in Continual Learning via Regenerative Regularization", 2023,
         https://arxiv.org/abs/2308.11958, who put it into the loss.
+
+    Deviations:
+        As in Keras, the decay is multiplied by the learning rate itself, not by the multiplier
+        of a schedule, and comes before the step. A weight without a gradient does not decay.
     """
 
     def __init__(
@@ -57,28 +69,26 @@ class DecoupledDecay(Wrapper):
         name: str | None = None,
     ) -> None:
         super().__init__(optimizer, name)
-        if not 0 <= decay < math.inf:
+        if not (isinstance(decay, (int, float)) and 0 <= decay < math.inf):
             raise ValueError(f"`decay` must be at least 0. Received: decay={decay!r}")
         self.decay, self.policy = decay, policy or DecayPolicy()
 
     def build_state(self, variables: list) -> None:
         """Notes which weights decay, and where they began."""
-        chosen = self.policy.chosen(variables)
-        self._goals: dict[int, typing.Any] = dict.fromkeys(map(id, chosen))
-        if self.policy.toward == "initial":
-            self._goals = {id(v): initial_value(self, v) for v in chosen}
+        self._decays, self._goals = places_and_goals(self, self.policy, variables)
 
     def before(self, gradients: list, variables: list) -> list:
         """Decays the weights."""
         if not self.decay:
             return gradients
         for variable in variables:
-            if id(variable) in self._goals:
-                goal = self._goals[id(variable)]
+            index = self._get_variable_index(variable)
+            if self._decays[index]:
+                goal = self._goals[index]
                 rate = ops.cast(self.learning_rate, variable.dtype)
                 decay = ops.cast(self.decay, variable.dtype)
                 apart = variable if goal is None else variable - goal
-                variable.assign(variable - apart * decay * rate)
+                self.assign_sub(variable, apart * decay * rate)  # as Keras does
         return gradients
 
     def get_config(self) -> dict:
@@ -87,8 +97,39 @@ class DecoupledDecay(Wrapper):
         return {**super().get_config(), "decay": self.decay, "policy": policy}
 
 
-def initial_value(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> typing.Any:
-    """Returns a new variable of an optimizer that holds the present value of a weight."""
-    return optimizer.add_variable_from_reference(
-        variable, name="initial", initializer=lambda shape, dtype: ops.convert_to_tensor(variable)
+def places_and_goals(
+    optimizer: keras.optimizers.Optimizer, policy: DecayPolicy, variables: list
+) -> tuple[list[bool], list]:
+    """Returns of each weight whether it decays, and a variable of where it began, or None.
+
+    Args:
+        optimizer: the one that keeps where they began.
+        policy: `DecayPolicy`.
+        variables: weights.
+
+    Raises:
+        ValueError: no weight decays.
+    """
+    chosen = {id(variable) for variable in policy.chosen(variables)}
+    decays = [id(variable) in chosen for variable in variables]
+    if policy.toward == "zero":
+        return decays, [None] * len(variables)
+    return decays, [
+        kept(optimizer, f"{place(v)}_initial", v, v.dtype) if decays[i] else None
+        for i, v in enumerate(variables)
+    ]
+
+
+def kept(optimizer: keras.optimizers.Optimizer, name: str, value: typing.Any, dtype: str):
+    """Returns a new variable of an optimizer that starts from a value."""
+    return optimizer.add_variable(
+        shape=tuple(value.shape),
+        initializer=lambda shape, dtype: tf.cast(tf.identity(value), dtype),
+        dtype=dtype,
+        name=name,
     )
+
+
+def place(variable: keras.Variable) -> str:
+    """Returns the path of a weight as a part of a name."""
+    return variable.path.replace("/", "_")

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_plasticity.optimizers.decay_policy import DecayPolicy
-from keras_plasticity.optimizers.decoupled_decay import initial_value
+from keras_plasticity.optimizers.decoupled_decay import kept, place, places_and_goals
 from keras_plasticity.optimizers.wrapper import Wrapper
 
 
@@ -24,7 +24,19 @@ class Regularized(Wrapper):
 
     It gives a penalty to a network that is built already, keeps it out of the loss that is
     reported, and saves what a penalty has to remember (initial values, singular vectors) with
-    the optimizer.
+    the optimizer. As with a penalty in the loss, clipping of gradients acts on the sum. A weight
+    that gets no gradient from the loss gets none from penalties; gradients of embeddings that
+    have a penalty become dense.
+
+    A penalty is any function of a weight that returns a scalar. It may have, besides:
+    `applied_to(variable)`, what to use in its place for a weight, or None; `state(variable)`, a
+    list of arrays to keep for it; `update(w, *state)`, the new arrays, once per step before the
+    gradient; `gradient(w, *state)` where that is cheaper than a tape.
+
+    What is remembered is not reset: not by `kp.callbacks.OptimizerReset`, and not by callbacks
+    that draw weights anew (`ReDo`, `LayerReset`), whose new weights are pulled to where the
+    first ones began. After `kp.callbacks.FreshNetwork` and `kp.surgery.reset_optimizer` all of
+    it is that of the network of then.
 
     Example:
 
@@ -39,10 +51,11 @@ class Regularized(Wrapper):
         penalties: list of regularizers, Keras' or those of `kp.regularizers`.
         policy: `DecayPolicy`, which weights, and what is taken from them before penalties see
             them. Default: kernels, toward zero.
-        name: str. Default None.
+        name: str. Default "regularized".
 
     Raises:
-        ValueError: an argument is no such thing.
+        ValueError: an argument is no such thing; or, when it is built, no weight has a penalty,
+            or a penalty that remembers something goes with `toward="initial"`.
     """
 
     def __init__(
@@ -54,49 +67,52 @@ class Regularized(Wrapper):
     ) -> None:
         super().__init__(optimizer, name)
         if not isinstance(penalties, (list, tuple)) or not all(map(callable, penalties)):
-            raise ValueError(f"`penalties` must be a list of regularizers. Received: {penalties!r}")
+            raise ValueError(
+                f"`penalties` must be a list of regularizers. Received: penalties={penalties!r}"
+            )
         self.penalties, self.policy = list(penalties), policy or DecayPolicy()
 
     def build_state(self, variables: list) -> None:
         """Notes which weights have penalties, where they began, and what penalties keep."""
-        chosen = self.policy.chosen(variables)
-        self._goals: dict[int, typing.Any] = dict.fromkeys(map(id, chosen))
-        if self.policy.toward == "initial":
-            self._goals = {id(v): initial_value(self, v) for v in chosen}
-        self._states: dict[tuple[int, int], list] = {}
-        for number, penalty in enumerate(self.penalties):
-            for variable in chosen:
-                arrays = penalty.state(variable) if hasattr(penalty, "state") else []
-                self._states[number, id(variable)] = [
-                    self._keep(f"{variable.path.replace('/', '_')}_{number}_{i}", array)
-                    for i, array in enumerate(arrays)
-                ]
-
-    def _keep(self, name: str, array: typing.Any) -> keras.Variable:
-        return self.add_variable(
-            shape=tuple(array.shape),
-            initializer=lambda shape, dtype: ops.cast(array, dtype),
-            dtype="float32",
-            name=name,
-        )
+        self._penalised, self._goals = places_and_goals(self, self.policy, variables)
+        self._applied: list = []  # of each weight, pairs of a penalty and its state
+        for i, variable in enumerate(variables):
+            applied = []
+            for number, penalty in enumerate(self.penalties if self._penalised[i] else ()):
+                one = getattr(penalty, "applied_to", lambda _, same=penalty: same)(variable)
+                arrays = one.state(variable) if hasattr(one, "state") else []
+                if arrays and self.policy.toward != "zero":
+                    raise ValueError(
+                        f"`penalties` that remember something, as {type(one).__name__}, must see "
+                        "the weights themselves: take toward='zero'. "
+                        f"Received: policy={self.policy}"
+                    )
+                name = f"{place(variable)}_{type(one).__name__}_{number}"
+                state = [kept(self, f"{name}_{j}", a, "float32") for j, a in enumerate(arrays)]
+                if one is not None:
+                    applied.append((one, state))
+            self._applied.append(applied)
+            self._penalised[i] = bool(applied)
 
     def before(self, gradients: list, variables: list) -> list:
         """Adds the gradients of the penalties."""
-        return [g + self._added(v) if id(v) in self._goals else g for g, v in
-                zip(gradients, variables, strict=True)]  # fmt: skip
+        indices = [self._get_variable_index(variable) for variable in variables]
+        return [
+            dense(g) + self._added(v, i, g.dtype) if self._penalised[i] else g
+            for g, v, i in zip(gradients, variables, indices, strict=True)
+        ]
 
-    def _added(self, variable: keras.Variable) -> typing.Any:
-        goal = self._goals[id(variable)]
-        w = tf.convert_to_tensor(variable.value)
+    def _added(self, variable: keras.Variable, index: int, dtype: typing.Any) -> typing.Any:
+        goal = self._goals[index]
+        w = tf.convert_to_tensor(variable)
         w = w if goal is None else w - goal
         total = ops.zeros_like(w)
-        for number, penalty in enumerate(self.penalties):
-            state = self._states[number, id(variable)]
+        for penalty, state in self._applied[index]:
             if hasattr(penalty, "update"):  # before it is used, so that it belongs to these weights
-                for kept, new in zip(state, penalty.update(w, *state), strict=True):
-                    kept.assign(new)
+                for old, new in zip(state, penalty.update(w, *state), strict=True):
+                    old.assign(new)
             total = total + ops.cast(gradient(penalty, w, state), w.dtype)
-        return total
+        return ops.cast(total, dtype)
 
     def get_config(self) -> dict:
         """Returns the arguments of the constructor."""
@@ -104,6 +120,11 @@ class Regularized(Wrapper):
             keras.saving.serialize_keras_object(x) for x in (self.penalties, self.policy)
         )
         return {**super().get_config(), "penalties": penalties, "policy": policy}
+
+
+def dense(gradient: typing.Any) -> typing.Any:
+    """Returns a gradient as a tensor, also one that an embedding gives as rows."""
+    return tf.convert_to_tensor(gradient)
 
 
 def gradient(penalty: typing.Any, w: typing.Any, state: typing.Sequence = ()) -> typing.Any:
@@ -114,7 +135,7 @@ def gradient(penalty: typing.Any, w: typing.Any, state: typing.Sequence = ()) ->
         w: weights, a tensor.
         state: what `penalty.state` made for it.
     """
-    state = [ops.convert_to_tensor(value) for value in state]
+    state = [tf.convert_to_tensor(value) for value in state]
     if hasattr(penalty, "gradient"):
         return penalty.gradient(w, *state)
     with tf.GradientTape() as tape:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_plasticity.probes.inputs import MODEL, ProbeInputs
 from keras_plasticity.probes.probe import NotApplicableError, probe
+from keras_plasticity.surgery.slots import innermost
 
 
 @probe("norm", better="lower", on="weights")
@@ -185,7 +186,7 @@ def effective_learning_rate(inputs: ProbeInputs) -> dict[str, float]:
     optimizer = getattr(inputs.model, "optimizer", None)
     if optimizer is None:
         raise NotApplicableError("the effective learning rate needs a compiled model")
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = innermost(optimizer)
     rate = float(optimizer.learning_rate)
     power = 2 if type(optimizer).__name__ == "SGD" else 1
     norms = weight_norm(inputs)

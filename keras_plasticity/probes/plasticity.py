@@ -19,6 +19,7 @@ from keras_plasticity.probes.copies import (
 from keras_plasticity.probes.inputs import MODEL, ProbeInputs
 from keras_plasticity.probes.per_example import half_scale
 from keras_plasticity.probes.probe import NotApplicableError, probe
+from keras_plasticity.surgery.slots import innermost
 
 
 @probe("share", better="higher", expensive=True)
@@ -126,7 +127,7 @@ class _Stepper:
     def __init__(self, model: keras.Model) -> None:
         self.model, self.network, self.optimizer = model, copy_network(model), copy_optimizer(model)
         # The scale of single samples is no mean's; a step that overflows would be skipped.
-        self.optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        self.optimizer = innermost(self.optimizer)
         self._scale = half_scale(model)
         self.optimizer.build(self.network.trainable_variables)
         self._fresh = [tf.identity(v.value) for v in self.optimizer.variables]

@@ -15,6 +15,7 @@ from keras_plasticity.streams.label_transforms import (
 )
 from keras_plasticity.streams.sources import Source, from_arrays, from_tfds
 from keras_plasticity.streams.stream import Stream, make
+from keras_plasticity.streams.target_transforms import RedrawTargets
 from keras_plasticity.streams.task import Task, TaskArrays
 from keras_plasticity.streams.transforms import Data, Gradual, Grow, Subsample, Transform
 
@@ -28,6 +29,7 @@ __all__ = [
     "LabelNoise",
     "PermuteLabels",
     "PermutePixels",
+    "RedrawTargets",
     "ResetLabels",
     "Rotate",
     "Source",

@@ -49,7 +49,8 @@ def slots(optimizer: keras.optimizers.Optimizer) -> dict[int, list[Slot]]:
 
     A slot is an entry of a list that the optimizer keeps in step with its trainable
     variables. The starting values are those of the same optimizer built anew.
-    Wrappers (`LossScaleOptimizer`, `MultiOptimizer`) are looked into.
+    Wrappers (`LossScaleOptimizer`, `MultiOptimizer`, those of `kp.optimizers`) are looked into;
+    what these keep, initial values and singular vectors, are no slots.
     """
     found: dict[int, list[Slot]] = {}
     for inner in _inner(optimizer):
@@ -65,10 +66,15 @@ def fresh(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     return other
 
 
+def innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Returns the optimizer that makes the step, out of all wrappers around it."""
+    while (wrapped := getattr(optimizer, "inner_optimizer", None)) is not None:
+        optimizer = wrapped
+    return optimizer
+
+
 def _inner(optimizer) -> list:
-    wrapped = getattr(optimizer, "inner_optimizer", None)
-    if wrapped is not None:
-        return _inner(wrapped)
+    optimizer = innermost(optimizer)
     several = getattr(optimizer, "optimizers", None)
     return [leaf for one in several for leaf in _inner(one)] if several else [optimizer]
 

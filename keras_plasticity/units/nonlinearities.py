@@ -8,7 +8,15 @@ import keras
 
 from keras_plasticity.units import rules
 from keras_plasticity.units.graph import walked
-from keras_plasticity.units.rules import attention, elementwise, kernels, layout, merges, norms
+from keras_plasticity.units.rules import (
+    attention,
+    elementwise,
+    kernels,
+    layout,
+    merges,
+    norms,
+    own,
+)
 from keras_plasticity.units.rules import recurrent as recurrent_rules
 from keras_plasticity.units.rules.elementwise import Shape
 from keras_plasticity.units.trace import Kind, Step, Trace, Value
@@ -63,6 +71,10 @@ def _reading(step: Step, trace: Trace) -> tuple[bool | None, str | None]:
         return True, "its nonlinearities lie within the recurrence"
     if _of(rule, attention):
         return True, "a softmax over positions"
+    if rule is own.standardized:
+        function = getattr(operation, "layer").activation  # noqa: B009, a wrapper's
+        linear = elementwise.shape_of(function) is Shape.LINEAR
+        return (None, None) if linear else (True, "inside a wrapper of the layer")
     function = getattr(operation, "activation", None)
     if function is not None and (_of(rule, kernels) or rule is elementwise.activation):
         argument, shape = _of(rule, kernels), elementwise.shape_of(function)
@@ -99,7 +111,8 @@ def _activates(operation: keras.Operation) -> bool:
 
 
 def _is_norm(rule: rules.Rule | None) -> bool:
-    return rule in (norms.batch, norms.layer_norm, norms.group_norm, norms.rms_norm)
+    known = (norms.batch, norms.layer_norm, norms.group_norm, norms.rms_norm)
+    return rule in (*known, own.center_scale)
 
 
 def _passes(step: Step) -> bool:
@@ -162,5 +175,6 @@ def _shifted_clip(step: Step) -> bool:
     operation = step.operation
     clipped = type(operation).__name__ == "Relu6" or getattr(operation, "max_value", None)
     before = step.inputs[0].step
-    shifted = before is not None and _of(rules.find(before.operation), merges)
+    rule = None if before is None else rules.find(before.operation)
+    shifted = rule is not None and _of(rule, merges)
     return bool(clipped) and shifted and before is not None and len(before.inputs) == 1

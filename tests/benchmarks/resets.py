@@ -10,21 +10,17 @@ runs, which a busy machine disturbs least. The load is printed beside them.
 import json
 import os
 import pathlib
-import statistics
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
 
 import keras_plasticity as kp  # noqa: E402
+from tests.benchmarks.pairs import compare, trainer  # noqa: E402
 
-PAIRS = 21
-SECONDS = 0.4  # of one timed run, about
 METHODS = {
     "ReDo": lambda: kp.callbacks.ReDo(period=1000, threshold=0.025),
     "ContinualBackprop": lambda: kp.callbacks.ContinualBackprop(rate=1e-4),
@@ -49,53 +45,18 @@ NETWORKS = {  # name: (hidden widths, batch, optimizer)
 }
 
 
-def trainer(widths, batch, optimizer, jit_compile, callbacks):
-    """Returns a function that trains for a number of updates and returns the seconds."""
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (5000, 784)).astype("uint8")
-    y = rng.integers(0, 10, 5000)
-    keras.utils.set_random_seed(0)
-    model = kp.models.mlp((784,), 10, widths=widths)
-    model.compile(
-        optimizer(1e-3),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=jit_compile,
-    )
-    model._symbolic_build(data_batch=(tf.zeros((batch, 784)), tf.zeros((batch,), tf.int64)))
-    fused = kp.hooks.FusedSteps(x, y)
-    size = kp.hooks.steps_per_call(model, batch)
-
-    def train(updates):
-        order = rng.integers(0, 5000, (updates, batch)).astype(np.int32)
-        blocks = kp.hooks.FusedSteps.blocks(order, size)
-        start = time.perf_counter()
-        model.fit(blocks, shuffle=False, verbose=0, callbacks=[fused, *callbacks])
-        return time.perf_counter() - start
-
-    train(2 * size)  # traces and compiles
-    return train
-
-
 def measure(network, method, jit_compile):
     """Prints one line."""
     widths, batch, optimizer = NETWORKS[network]
     callback = METHODS[method]()
-    plain = trainer(widths, batch, optimizer, jit_compile, [])
-    changed = trainer(widths, batch, optimizer, jit_compile, [callback])
-    updates = max(100, int(100 * SECONDS / plain(100)))
-    pairs = [(plain(updates), changed(updates)) for _ in range(PAIRS)]
-    best = [min(side) for side in zip(*pairs, strict=True)]
-    figures = {
-        "network": network,
-        "method": method,
-        "xla": jit_compile,
-        "ratio": round(statistics.median(b / a for a, b in pairs), 3),
-        "ratio_of_minima": round(best[1] / best[0], 3),
-        "microseconds": round(best[0] / updates * 1e6, 1),
-        "resets": int(np.sum(callback.counts)) if callback.counts is not None else None,
-        "load": round(os.getloadavg()[0], 2),
-    }
+    plain, changed = (
+        trainer(lambda: kp.models.mlp((784,), 10, widths=widths), optimizer(1e-3), batch,
+                jit_compile, callbacks)
+        for callbacks in ([], [callback])
+    )  # fmt: skip
+    figures = {"network": network, "method": method, "xla": jit_compile}
+    figures |= compare(plain, changed)
+    figures["resets"] = int(np.sum(callback.counts)) if callback.counts is not None else None
     print(json.dumps(figures), flush=True)
 
 

@@ -11,7 +11,7 @@ import typing
 
 import keras
 
-from keras_plasticity import layers as own
+from keras_plasticity import layers as own_layers
 from keras_plasticity.units.rules import (
     attention,
     elementwise,
@@ -19,6 +19,7 @@ from keras_plasticity.units.rules import (
     layout,
     merges,
     norms,
+    own,
     recurrent,
 )
 from keras_plasticity.units.trace import Kind, Step
@@ -97,7 +98,22 @@ _LAYERS: dict[str, Rule] = {
 
 LAYERS: dict[type, Rule] = {
     getattr(_layers, name): rule for name, rule in _LAYERS.items() if hasattr(_layers, name)
-} | {own.Dropout: _keep, own.RMSNormalization: norms.rms_norm}
+} | {
+    own_layers.Dropout: _keep,
+    own_layers.RMSNormalization: norms.rms_norm,
+    own_layers.CenterScale: own.center_scale,
+    own_layers.NormalizedDense: kernels.dense,
+    own_layers.NormalizedConv2D: kernels.conv,
+    own_layers.WeightStandardization: own.standardized,
+    own_layers.HadamardDense: own.hadamard,
+    own_layers.NormalizedAttention: attention.multi_head,
+    own_layers.UnitBall: norms.along_axis,
+    own_layers.CReLU: own.doubled,
+    own_layers.DeepFourier: own.doubled,
+    own_layers.AdaLin: own.adalin,
+    own_layers.Rational: _nonlinear,
+    own_layers.SmoothLeakyReLU: _nonlinear,
+}
 
 # Names of classes in `keras.src.ops`, which has no public ones.
 OPERATIONS: dict[str, Rule] = {

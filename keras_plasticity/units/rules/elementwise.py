@@ -9,6 +9,7 @@ import typing
 import keras
 import numpy as np
 
+from keras_plasticity import layers as own
 from keras_plasticity.units.trace import Kind, Step
 from keras_plasticity.units.walk import Walk
 
@@ -35,7 +36,10 @@ _KNOWN = {
     for name, function in vars(keras.activations).items()
     if callable(function) and name not in _UNKNOWN
 }
-_NONLINEAR_LAYERS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
+_NONLINEAR_LAYERS = (
+    *(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU),
+    *(own.Rational, own.SmoothLeakyReLU),
+)
 _SIGMOIDS = ("sigmoid", "hard_sigmoid", "softmax", "sparse_sigmoid", "sparsemax")
 
 

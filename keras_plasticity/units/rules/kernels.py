@@ -8,6 +8,7 @@ import typing
 import keras
 import numpy as np
 
+from keras_plasticity.layers.normalized_kernel import NormalizedKernel
 from keras_plasticity.units import labels as shapes
 from keras_plasticity.units.groups import Slice
 from keras_plasticity.units.labels import Labels
@@ -58,10 +59,20 @@ def dense(walk: Walk, step: Step) -> None:
     if refused(walk, step, layer.units, (-1,)):
         return
     kernel = whole(stored(layer, "kernel"), 1, 2, layer.kernel_initializer)
-    walk.read(step, x, kernel.variable, kernel.initializer, {len(x.shape) - 1: 0}, layer.bias, (1,))
+    bias, axes = _replacing(layer), {len(x.shape) - 1: 0}
+    walk.read(step, x, kernel.variable, kernel.initializer, axes, bias, (1,))
     incoming = _with_bias(layer, kernel)
     draft = walk.begin(step, layer, layer.units, incoming, (-1,))
+    draft.exact &= not isinstance(layer, NormalizedKernel)
     activate(walk, draft, step.outputs[0], layer.activation)
+
+
+def _replacing(layer: typing.Any) -> typing.Any:
+    """The bias that can take over what cut units gave, or None.
+
+    Behind a kernel that is used at one norm it cannot: what is left of the kernel grows.
+    """
+    return None if isinstance(layer, NormalizedKernel) else layer.bias
 
 
 def _channels(layer: typing.Any, x: Value) -> tuple[int, int]:
@@ -98,13 +109,14 @@ def conv(walk: Walk, step: Step) -> None:
         kernel.variable,
         kernel.initializer,
         {axis: rank},
-        layer.bias,
+        _replacing(layer),
         (rank + 1,),
         _pads(layer),
         place=grouped,
     )
     incoming = _with_bias(layer, kernel)
     draft = walk.begin(step, layer, layer.filters, incoming, (from_end,))
+    draft.exact &= not isinstance(layer, NormalizedKernel)
     activate(walk, draft, step.outputs[0], layer.activation)
 
 

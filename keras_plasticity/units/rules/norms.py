@@ -14,7 +14,8 @@ def _axes(axis: typing.Any, rank: int) -> list[int]:
     return [a % rank for a in (axis if isinstance(axis, list | tuple) else (axis,))]
 
 
-def _pass(walk: Walk, step: Step, mixed: bool) -> None:
+def keep(walk: Walk, step: Step, mixed: bool) -> None:
+    """Leaves units where they are; notes whether they act on each other."""
     if mixed:
         walk.mix(step.inputs[0].labels)
     step.outputs[0].labels = step.inputs[0].labels
@@ -39,7 +40,7 @@ def batch(walk: Walk, step: Step) -> None:
         ]
         for variable, initializer in pieces:
             walk.attach(x, variable, {axis: 0}, initializer)
-    _pass(walk, step, mixed)
+    keep(walk, step, mixed)
 
 
 def layer_norm(walk: Walk, step: Step) -> None:
@@ -50,7 +51,7 @@ def layer_norm(walk: Walk, step: Step) -> None:
     places = {axis: i for i, axis in enumerate(axes)}
     walk.attach(x, layer.gamma, places, layer.gamma_initializer)
     walk.attach(x, layer.beta, places, layer.beta_initializer)
-    _pass(walk, step, x.labels is not None and bool(set(axes) & set(x.labels.axes)))
+    keep(walk, step, x.labels is not None and bool(set(axes) & set(x.labels.axes)))
 
 
 def group_norm(walk: Walk, step: Step) -> None:
@@ -62,7 +63,7 @@ def group_norm(walk: Walk, step: Step) -> None:
     walk.attach(x, layer.beta, {axis: 0}, layer.beta_initializer)
     alone = layer.groups == x.shape[axis]
     own = x.labels is not None and x.labels.axes == range(axis, axis + 1)
-    _pass(walk, step, not (alone and own))
+    keep(walk, step, not (alone and own))
 
 
 def rms_norm(walk: Walk, step: Step) -> None:
@@ -75,7 +76,7 @@ def rms_norm(walk: Walk, step: Step) -> None:
     else:
         places = {len(x.shape) - 1: 0}
     walk.attach(x, layer.scale, places, keras.initializers.Ones())
-    _pass(walk, step, x.labels is not None and bool(set(axes) & set(x.labels.axes)))
+    keep(walk, step, x.labels is not None and bool(set(axes) & set(x.labels.axes)))
 
 
 def along_axis(walk: Walk, step: Step) -> None:
@@ -83,10 +84,10 @@ def along_axis(walk: Walk, step: Step) -> None:
     x = step.inputs[0]
     axis = getattr(step.operation, "axis", -1)
     axes = range(len(x.shape)) if axis is None else _axes(axis, len(x.shape))
-    _pass(walk, step, x.labels is not None and bool(set(axes) & set(x.labels.axes)))
+    keep(walk, step, x.labels is not None and bool(set(axes) & set(x.labels.axes)))
     step.kind = Kind.PLAIN
 
 
 def constant(walk: Walk, step: Step) -> None:
     """`Normalization`: a fixed scale and offset."""
-    _pass(walk, step, False)
+    keep(walk, step, False)
