@@ -78,7 +78,7 @@ def test_readme_examples_run(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     code = "\n".join(blocks).replace("num_tasks=10", "num_tasks=2").replace("epochs=20", "epochs=2")
     names: dict = {}
     exec(code, names)
