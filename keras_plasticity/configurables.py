@@ -63,6 +63,7 @@ _OURS = (
     optimizers.UPGD,
     constraints.WeightClipping,
     constraints.constrained,
+    callbacks.ChurnReduction,
     callbacks.ContinualBackprop,
     callbacks.FreshNetwork,
     callbacks.FrobeniusProjection,

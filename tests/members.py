@@ -80,13 +80,18 @@ LOSSES = {
 C = kp.callbacks
 # Name: (acts within 6 updates, strength zero, what it may change).
 INTERVENTIONS = {
+    "ChurnReduction": (
+        lambda: C.ChurnReduction(0.5, 2, 8),
+        lambda: C.ChurnReduction(0.0),
+        "weights",
+    ),
     "ContinualBackprop": (
         lambda: C.ContinualBackprop(0.05, maturity=2, decay=0.9),
         lambda: C.ContinualBackprop(rate=0.0),
         "units",
     ),
     "FrobeniusProjection": (
-        lambda: C.FrobeniusProjection(),
+        lambda: C.FrobeniusProjection(2),
         lambda: C.FrobeniusProjection(None),
         "weights",
     ),
@@ -96,7 +101,7 @@ INTERVENTIONS = {
         "units",
     ),
     "GradientNormPenalty": (
-        lambda: C.GradientNormPenalty(),
+        lambda: C.GradientNormPenalty(0.1, 2),
         lambda: C.GradientNormPenalty(0.0),
         "weights",
     ),
@@ -131,7 +136,7 @@ INTERVENTIONS = {
         "units",
     ),
     "ScheduledRescaling": (
-        lambda: C.ScheduledRescaling(),
+        lambda: C.ScheduledRescaling(0.1, 2),
         lambda: C.ScheduledRescaling(0.0),
         "weights",
     ),

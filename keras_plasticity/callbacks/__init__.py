@@ -1,5 +1,6 @@
 """Interventions and controls as Keras callbacks."""
 
+from keras_plasticity.callbacks.churn_reduction import ChurnReduction
 from keras_plasticity.callbacks.continual_backprop import ContinualBackprop
 from keras_plasticity.callbacks.fresh_network import FreshNetwork
 from keras_plasticity.callbacks.frobenius_projection import FrobeniusProjection
@@ -23,6 +24,7 @@ from keras_plasticity.callbacks.soft_reset import SoftReset
 from keras_plasticity.callbacks.statistics_reset import StatisticsReset
 
 __all__ = [
+    "ChurnReduction",
     "ContinualBackprop",
     "FreshNetwork",
     "FrobeniusProjection",

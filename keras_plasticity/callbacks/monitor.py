@@ -38,7 +38,8 @@ class Monitor(keras.callbacks.Callback):
     for probes that compare with an earlier time on examples that stay the same for the whole
     run. The beginning is the state of the network when training begins. Records go to
 
-    - `metrics.jsonl`, as rows of the kind "probe",
+    - `metrics.jsonl`, as rows of the kind "probe"; the first names the layers' units and the
+      kernels of the outputs,
     - TensorBoard, as tensors `plasticity/<probe>` with a value per layer,
     - Keras' logs at the end of each epoch, averaged over layers.
 
@@ -344,6 +345,8 @@ class Monitor(keras.callbacks.Callback):
         values = measurements.record(names, _CHEAP in chosen, same_weights)
         row = {"kind": PROBE, "task": self._task, "step": step, "step_in_task": done}
         row |= {"epoch": epoch, "probes": finite(values)}
+        if step == 1:
+            row["layers"] = measurements.layers
         if slow and self._histograms < _HISTOGRAMS and self._wants_histograms():
             row["histograms"] = {"preactivation": measurements.histograms()}
             self._histograms += 1

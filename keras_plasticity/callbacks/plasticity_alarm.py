@@ -7,6 +7,7 @@ import math
 import typing
 
 import keras
+import numpy as np
 
 from keras_plasticity import probes
 from keras_plasticity.callbacks.monitor import Monitor
@@ -19,8 +20,13 @@ class PlasticityAlarm(keras.callbacks.Callback):
     """Warns, calls back or stops when what a `Monitor` measures crosses a limit.
 
     A probe crosses its limit when its worst layer does, at `patience` records in a row; a value
-    that is not finite crosses any limit. Each
-    probe raises the alarm once, and again after it has come back.
+    that is not finite crosses any limit. Each probe raises the alarm once, and again after it
+    has come back.
+
+    The action `"stop"` ends `fit` at once, and `experiment.run` after the task that is under
+    way. Such a run is finished: called again it returns its rows. A run that is killed between
+    the alarm and the task's end, and resumed, ends there too. `fit` called again goes on, until
+    the next alarm.
 
     Example:
 
@@ -34,13 +40,12 @@ class PlasticityAlarm(keras.callbacks.Callback):
         monitor: `Monitor` in the same list of callbacks; it must measure the probes.
         limits: dict from the name of a probe to a float, or to `("above", float)` or
             `("below", float)`. A float alone is the side that the probe calls worse.
-        action: `"warn"`, a line in the log; `"stop"`, which also ends training (`fit` at once,
-            `experiment.run` after the task; called again, it goes on); or a function of a dict
-            with `probe`, `layer`, `value`, `limit` and `step`. Default `"warn"`.
+        action: `"warn"`, a line in the log; `"stop"`, which also ends training; or a function of a
+            dict with `probe`, `layer`, `value`, `limit` and `step`. Default `"warn"`.
         patience: int, records in a row. Default 1.
 
     Attributes:
-        alarms: list of the dicts of all alarms so far.
+        alarms: list of the dicts of all alarms so far; of a resumed run, of those since then.
         stopped: bool, whether an alarm has ended training.
 
     Raises:
@@ -69,12 +74,28 @@ class PlasticityAlarm(keras.callbacks.Callback):
         self.limits = {name: _limit(name, limits[name], known) for name in limits}
         self.monitor, self.action, self.patience = monitor, action, patience
         self.alarms: list[dict] = []
-        self.stopped = False
-        self._crossed = dict.fromkeys(self.limits, 0)
+        zeros = np.zeros(len(limits))
+        self._crossed = keras.Variable(zeros, dtype="int32", trainable=False, name="crossed")
+        self._stopped = keras.Variable(False, dtype="bool", trainable=False, name="stopped")
         monitor.listeners.append(self._check)
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What is saved with a run."""
+        return [self._crossed, self._stopped]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an alarm has ended training."""
+        return bool(np.asarray(self._stopped))
+
     def _check(self, row: dict) -> None:
-        for name, (side, limit) in self.limits.items():
+        if row["step"] == 1:  # the begin of a run, or of another one
+            self.alarms.clear()
+            self._crossed.assign(np.zeros(len(self.limits)))
+            self._stopped.assign(False)
+        crossed, new = np.array(self._crossed), []
+        for i, (name, (side, limit)) in enumerate(self.limits.items()):
             values = row["probes"].get(name)
             if not values:
                 continue
@@ -82,12 +103,15 @@ class PlasticityAlarm(keras.callbacks.Callback):
             values = {k: sign * math.inf if v is None else v for k, v in values.items()}
             worst, layer = max((sign * value, key) for key, value in values.items())
             if worst <= sign * limit:
-                self._crossed[name] = 0
+                crossed[i] = 0
                 continue
-            self._crossed[name] += 1
-            if self._crossed[name] == self.patience:
+            crossed[i] += 1
+            if crossed[i] == self.patience:
                 alarm = {"probe": name, "layer": layer, "value": values[layer]}
-                self._raise(alarm | {"side": side, "limit": limit, "step": row["step"]})
+                new.append(alarm | {"side": side, "limit": limit, "step": row["step"]})
+        self._crossed.assign(crossed)
+        for alarm in new:
+            self._raise(alarm)
 
     def _raise(self, alarm: dict) -> None:
         self.alarms.append(alarm)
@@ -101,7 +125,7 @@ class PlasticityAlarm(keras.callbacks.Callback):
             "; training stops" if stop else "",
         )
         if stop:
-            self.stopped = True
+            self._stopped.assign(True)
             if not self.monitor.in_run:
                 self.model.stop_training = True
 

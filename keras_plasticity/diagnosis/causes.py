@@ -17,25 +17,38 @@ The rules, each of which asks whether the effect would be there without the caus
   preactivations divided by the growth of all layers since the last normalisation (never so with
   ReLU, whose units do not feel a scale).
 - Dead and linearised units follow from a preactivation shift if living units are shifted too.
-- Dead and linearised units follow from large targets: fitting an offset pushes all units of a
-  layer one way. (From one look at a network this cannot be told from units that were lost
-  before; on a run directory the order of events can.) Low rank of features follows from large
-  targets, low rank of kernels does not; norm growth does if the output layer grew most.
+- Dead and linearised units, and a low rank, follow from large targets if fresh copies of the
+  network that are trained on these targets lose as many units, or as much rank, see
+  `retraining`. Where no copy can tell, units and the rank of features follow (fitting an offset
+  pushes all units of a layer one way) and the rank of kernels does not. Norm growth follows if
+  the output layer grew most.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from keras_plasticity.diagnosis import unit_masks
+from keras_plasticity.diagnosis import retraining, unit_masks
 from keras_plasticity.diagnosis.findings import Evidence, Finding
 from keras_plasticity.diagnosis.indicators import Measured
 from keras_plasticity.diagnosis.mechanisms import INDICATORS, MECHANISMS
 from keras_plasticity.probes.inputs import ProbeInputs
+from keras_plasticity.probes.probe import NotApplicableError
+from keras_plasticity.probes.unit_state import slope_below_zero, straight
 
 _MANY = 1000  # examples from which on shares of units are sure
 _SOME = 256
 _MORE = 3.0  # times that the output layer must outgrow hidden ones to saturate by itself
+_KEPT = "units lost here of those that fresh copies trained on the targets keep"
+_BY_RETRAINING = {  # attribute of `Excess`, what it is, its unit
+    "dead_units": ("dead", f"dead {_KEPT}", "share of units"),
+    "linearised_units": ("linear", f"linearised {_KEPT}", "share of units"),
+    "rank_collapse": (
+        "rank",
+        "lowest own rank of a kernel in fresh copies trained on the targets, minus that here",
+        "share",
+    ),
+}
 _UNIT_STATES = ("dead_units", "linearised_units", "cloned_units", "rank_collapse")
 
 
@@ -148,21 +161,42 @@ def explain(
                 reason = f"{share[1]:.0%} of units at preactivations divided by the growth"
                 found[name] = (("norm_growth",), reason)
     if "large_targets" in at_work:
-        _from_targets(measured, at_work, grown, found)
+        _from_targets(measured, at_work, grown, found, inputs)
     return found
 
 
-def _from_targets(measured, at_work, grown, found) -> None:
+def _from_targets(measured, at_work, grown, found, inputs) -> None:
+    pushed = "fitting an offset pushes all units and features one way"
     effects = {
-        "dead_units": True,
-        "linearised_units": True,
-        "rank_collapse": _severity(measured, "rank_collapse", "own_rank_share") < 1,
-        "norm_growth": not grown or _outgrown(measured) >= _MORE,
+        "dead_units": (True, pushed),
+        "linearised_units": (True, pushed),
+        "rank_collapse": (_severity(measured, "rank_collapse", "own_rank_share") < 1, pushed),
+        "norm_growth": (not grown or _outgrown(measured) >= _MORE, pushed),
     }
-    for name, follows in effects.items():
+    tested = at_work & _BY_RETRAINING.keys()
+    if tested:
+        try:
+            excess = retraining.excess(measured, inputs)
+        except NotApplicableError as error:
+            for name in tested:
+                effects[name] = effects[name][0], f"{pushed}; not tested: {error}"
+        else:
+            for name in tested:
+                effects[name] = _retrained(measured, name, excess, found)
+    for name, (follows, reason) in effects.items():
         if name in at_work and follows and name not in found:
-            reason = "fitting an offset pushes all units and features one way"
             found[name] = (("large_targets",), reason)
+
+
+def _retrained(measured, name, excess, found) -> tuple[bool, str]:
+    """Whether fresh copies trained on the targets are as ill; notes what they were found to be."""
+    kind, text, unit = _BY_RETRAINING[name]
+    value = getattr(excess, kind)
+    measured.evidence[name].append(Evidence(f"excess_{kind}", value, text=text, unit=unit))
+    own = value >= retraining.OWN
+    if own and set(found.get(name, ((),))[0]) <= _BY_RETRAINING.keys():
+        found.pop(name, None)  # not by what other units came to either
+    return not own, "fresh copies that are trained on these targets come to the same"
 
 
 def _rank_and_clones(measured, at_work, found) -> None:
@@ -262,21 +296,24 @@ def _rescaled(measured: Measured, inputs: ProbeInputs) -> dict[str, tuple[str, f
 
 
 def _normalised(group) -> bool:
-    return "Normalization" in type(group.preactivation.operation).__name__
+    name = type(group.preactivation.operation).__name__
+    return "Normalization" in name or name == "CenterScale"
 
 
 def _states(group, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which units would be dead, and which linear, at given preactivations."""
+    """Which units would be dead, and which linear, at given preactivations; all if not known."""
     import tensorflow as tf
 
     from keras_plasticity.probes.forward import _slope
 
+    if getattr(group.nonlinearity, "weights", None):  # it may take no flat samples
+        return np.ones(a.shape[-1], bool), np.ones(a.shape[-1], bool)
     tensor = tf.constant(a)
     slope, h = _slope(group, tensor), np.asarray(group.nonlinearity(tensor), np.float64)
     flat = np.zeros(a.shape[-1], bool) if slope is None else np.abs(slope).max(0) < unit_masks.FLAT
     values = a.astype(np.float64)
     x, y = values - values.mean(0), h - h.mean(0)
-    line = unit_masks.straight(
-        group, (values > 0).mean(0), (x * x).mean(0), (y * y).mean(0), (x * y).mean(0)
-    )
+    fit = {"m2": (x * x).mean(0), "m2_y": (y * y).mean(0), "m_xy": (x * y).mean(0)}
+    positive = (values > 0).mean(0)
+    line = straight(slope_below_zero(group), positive, fit, unit_masks.STRAIGHT)
     return flat, line & ~flat

@@ -13,6 +13,7 @@ from keras_plasticity.diagnosis.findings import Diagnosis, Evidence, Finding, ju
 from keras_plasticity.diagnosis.growth import Growth, growth, rms
 from keras_plasticity.diagnosis.indicators import PIECES, Measured, measure
 from keras_plasticity.probes.inputs import ProbeInputs, Snapshot
+from keras_plasticity.surgery.slots import innermost
 from keras_plasticity.units import UnitGroup
 
 
@@ -31,6 +32,10 @@ def diagnose(
     applicable, with its numbers, thresholds and what to do. One that another explains
     says what it follows from. Model, optimizer and random states stay as they are.
 
+    Where dead or linearised units or a low rank stand beside large targets, three fresh copies
+    of the network are trained on these targets, 300 updates each, to see whether they come to
+    the same; of a large network that takes minutes.
+
     Example:
 
     ```python
@@ -43,9 +48,10 @@ def diagnose(
         model: built `keras.Model`. Of subclassed models, whose units are not known, pass
             `groups` too. May be left out with `run_dir`, whose rows are then all there is.
         data: `(x, y)` arrays as the model takes them, an array of inputs, or a
-            `tf.data.Dataset`, of which the first 1,000 examples or a few more are read. At most
-            2,000 examples are used, and 1,000 should be there: a unit that fires on 1 % of
-            inputs is silent on 64 examples with probability .53.
+            `tf.data.Dataset`, of which the first 1,000 examples or a few more are read, which
+            moves the order of a shuffled one on. At most 2,000 examples are used, and 1,000
+            should be there: a unit that fires on 1 % of inputs is silent on 64 examples with
+            probability .53.
         reference: the model as it was before (a model or a `probes.Snapshot`), or one freshly
             built in the same way. Default None: growth is judged against what the layers'
             own initializers give, and the preactivation shift is not.
@@ -155,7 +161,7 @@ def _add_steps(
     now = {path: rms(values[path]) for path in grown.hidden or grown.output}
     sizes = [rate / max(size, 1e-30) for size in now.values()]
     then = [rate / max(grown.start[path], 1e-30) for path in now]
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = innermost(optimizer)
     normalised = not isinstance(inner, keras.optimizers.SGD)
     text = (
         "effective learning rate, rate / rms(w), median of layers; "

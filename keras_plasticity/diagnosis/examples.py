@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_plasticity.probes.examples import first_batches
+
 LEAST = 1000  # examples that a data set is read for
 MOST = 2000
 
@@ -52,16 +54,7 @@ def _of_dataset(data: tf.data.Dataset, model: keras.Model) -> tuple:
     inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
     if inputs and spec.shape.rank is not None and spec.shape.rank < len(inputs[0].shape):
         data = data.batch(LEAST)
-    parts: list = []
-    count = 0
-    for element in data.as_numpy_iterator():
-        parts.append(element[:2] if isinstance(element, tuple) else (element,))
-        count += len(keras.tree.flatten(element)[0])
-        if count >= LEAST:
-            break
-    if not parts:
-        raise ValueError("`data` must hold at least one example. Received: an empty data set")
-    whole = keras.tree.map_structure(lambda *a: np.concatenate(a), *parts)
+    whole = first_batches(data, LEAST, "data")
     return whole[0], whole[1] if len(whole) == 2 else None
 
 

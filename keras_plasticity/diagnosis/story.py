@@ -20,35 +20,45 @@ _METRIC = "online_accuracy"
 Values = dict[str, float]
 
 
-def _mean(values: Values, first: Values) -> Values:
-    return {"": float(np.mean(list(values.values())))}
+def _mean(values: Values, first: Values, layers: dict) -> Values:
+    """Over units, where the records say how many each layer has; else over layers."""
+    units = layers.get("units", {})
+    known = all(name in units for name in values)
+    weights = [units[name] for name in values] if known else None
+    return {"": float(np.average(list(values.values()), weights=weights))}
 
 
-def _worst(values: Values, first: Values) -> Values:
+def _worst(values: Values, first: Values, layers: dict) -> Values:
     return values if len(values) > 1 else {}
 
 
-def _growth(values: Values, first: Values) -> Values:
-    """Of all kernels but the last."""
-    names = [name for name in values if name != "model" and first.get(name, 0) > 0]
-    return {name: values[name] / first[name] for name in (names[:-1] or names)}
+def _growth(values: Values, first: Values, layers: dict) -> Values:
+    """Of all kernels but those of the outputs."""
+    outputs = _outputs(first, layers)
+    return _ratio({n: v for n, v in values.items() if n not in (*outputs, "model")}, first, layers)
 
 
-def _output_growth(values: Values, first: Values) -> Values:
-    names = [name for name in values if name != "model" and first.get(name, 0) > 0]
-    return {name: values[name] / first[name] for name in names[-1:]}
+def _output_growth(values: Values, first: Values, layers: dict) -> Values:
+    outputs = _outputs(first, layers)
+    return _ratio({n: v for n, v in values.items() if n in outputs}, first, layers)
 
 
-def _excess(values: Values, first: Values) -> Values:
+def _outputs(first: Values, layers: dict) -> list[str]:
+    """Kernels that compute the outputs; the last one where the records do not say."""
+    kernels = [name for name in first if name != "model"]
+    return layers.get("outputs") or kernels[-1:]
+
+
+def _excess(values: Values, first: Values, layers: dict) -> Values:
     """Half of the cloned units that were not there at first: one of two copies is redundant."""
-    return {"": float(np.mean([(values[n] - first.get(n, 0)) / 2 for n in values]))}
+    return _mean({n: (v - first.get(n, 0)) / 2 for n, v in values.items()}, first, layers)
 
 
-def _ratio(values: Values, first: Values) -> Values:
+def _ratio(values: Values, first: Values, layers: dict) -> Values:
     return {name: value / first[name] for name, value in values.items() if first.get(name, 0) > 0}
 
 
-def _same(values: Values, first: Values) -> Values:
+def _same(values: Values, first: Values, layers: dict) -> Values:
     return values
 
 
@@ -74,8 +84,10 @@ _READINGS: tuple[tuple[str, str, str, collections.abc.Callable], ...] = (
 def tell(run_dir: str | os.PathLike, share: float = SHARE) -> dict[str, typing.Any]:
     """Returns what moved when, in the probe records of a run and beside its online accuracy.
 
-    Growth, rank and clones are beside the first record. Where the records have no `logit_margin`,
-    `logit_norm` stands in: it is about the margin where one logit stands out.
+    Growth, rank and clones are beside the first record. Shares of units are over all units, and
+    the output layer is the one that the records name; in records that name neither, shares are
+    means over layers and the last kernel is the output's. Where the records have no
+    `logit_margin`, `logit_norm` stands in: it is about the margin where one logit stands out.
 
     An indicator has crossed its threshold at the first record from which on it stays beyond it
     for this and the next record. Accuracy has fallen at the first task at which its mean over
@@ -220,6 +232,8 @@ def _read(path: pathlib.Path) -> tuple[list[dict], list[dict]]:
 def _series(records: list[dict]) -> dict[tuple[str, str], list[tuple[int, float, str]]]:
     """Step, worst value and its layer of each indicator that the records allow."""
     found: dict[tuple[str, str], list] = {}
+    named = [r["layers"] for r in records if isinstance(r.get("layers"), dict)]
+    layers = named[0] if named else {}
     for mechanism, indicator, probe, reading in _READINGS:
         if (mechanism, indicator) in found:
             continue  # an earlier reading is the better one
@@ -231,7 +245,7 @@ def _series(records: list[dict]) -> dict[tuple[str, str], list[tuple[int, float,
             if not values:
                 continue
             first = first or values
-            read = reading(values, first)
+            read = reading(values, first, layers)
             if read:
                 worst = max(read, key=lambda name: INDICATORS[indicator].severity(read[name]))
                 points.append((record["step"], read[worst], "" if worst == "model" else worst))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
 from keras_plasticity.probes.inputs import ProbeInputs
+from keras_plasticity.probes.unit_state import slopes_below_zero, straight
 from keras_plasticity.units import UnitGroup
 
 FLAT = 1e-3  # largest slope of a dead unit
@@ -57,6 +57,7 @@ def units(inputs: ProbeInputs) -> list[Units]:
     preactivation = inputs.units("preactivation")
     slopes, fits = inputs.units("derivative"), inputs.units("fit")
     activity, features = inputs.units("activity"), inputs.units("features")
+    below = slopes_below_zero(inputs)
     found = []
     for group in inputs.groups:
         if group.name not in preactivation or group.name not in activity:
@@ -65,33 +66,11 @@ def units(inputs: ProbeInputs) -> list[Units]:
         slope = slopes[group.name]["max"] if group.name in slopes else 1 - (h["silent"] >= 1)
         dead = slope < FLAT
         constant = ~dead & (a["m2"] <= _CONSTANT * (a["mean"] ** 2 + 1e-20))
-        fit = fits[group.name]
-        linear = straight(group, a["positive"], fit["m2"], fit["m2_y"], fit["m_xy"])
+        linear = straight(below[group.name], a["positive"], fits[group.name], STRAIGHT)
         linear &= ~dead & ~constant
         same = copies(features[group.name], kernel(group), ~dead & ~constant)
         found.append(Units(group, dead, constant, linear, same))
     return found
-
-
-def straight(
-    group: UnitGroup, positive: np.ndarray, xx: np.ndarray, yy: np.ndarray, xy: np.ndarray
-) -> np.ndarray:
-    """Returns which units are lines.
-
-    Args:
-        group: `UnitGroup` with a nonlinearity phi.
-        positive: share of positive preactivations, shape `(size,)`.
-        xx: variance of the preactivations.
-        yy: variance of the activations.
-        xy: their covariance.
-    """
-    low, high = _sides(group)
-    if high is not None:  # linear on each side of zero
-        on = positive >= 1 - STRAIGHT
-        return on if low == 0 else on | (positive <= STRAIGHT)
-    product = xx * yy
-    explained = np.divide(xy**2, product, out=np.zeros_like(product), where=product > 0)
-    return (1 - explained <= STRAIGHT) & (product > 0)
 
 
 def kernel(group: UnitGroup) -> np.ndarray | None:
@@ -145,17 +124,3 @@ def _cosines(columns: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(columns, axis=0)
     unit = np.divide(columns, norm, out=np.zeros_like(columns), where=norm > 1e-12)
     return unit.T @ unit
-
-
-def _sides(group: UnitGroup) -> tuple[float, float | None]:
-    """Slopes of phi left and right of zero; right None where phi is no line there."""
-    phi = group.nonlinearity
-    try:
-        values = phi(tf.constant([[-8.0, -1.0, 1.0, 8.0]])).numpy()[0]  # type: ignore[misc]
-    except Exception:  # a nonlinearity with weights, or one that a user wrote
-        return 0.0, None
-    low, high = -values[1], values[2]
-    kinked = np.allclose(values[[0, 3]], [-8 * low, 8 * high], rtol=1e-4, atol=1e-6)
-    if not kinked or np.isclose(low, high):
-        return 0.0, None
-    return float(low), float(high)

@@ -13,6 +13,7 @@ from keras_plasticity.optimizers.decay_policy import DecayPolicy
 from keras_plasticity.optimizers.regularized import dense
 from keras_plasticity.optimizers.wrapper import Wrapper
 from keras_plasticity.surgery import draws
+from keras_plasticity.surgery.noise import noise
 
 
 @keras.saving.register_keras_serializable(package="keras_plasticity")
@@ -29,8 +30,8 @@ class GradientNoise(Wrapper):
 
     Draws are a function of the seed and of a counter that is saved with the optimizer and that
     no reset moves; they are the same with and without XLA. A reset of the iterations
-    (`kp.callbacks.OptimizerReset`) makes the noise as strong as at the start. It costs a draw by
-    Philox per weight and step.
+    (`kp.callbacks.OptimizerReset`) makes the noise as strong as at the start. A draw costs about
+    5 ns a weight on a CPU core, see `surgery/noise.py`.
 
     Example:
 
@@ -96,7 +97,7 @@ class GradientNoise(Wrapper):
             index = self._get_variable_index(variable)
             if self._noisy[index]:
                 gradient = dense(gradient)
-                drawn = draws.normal(tuple(variable.shape), draws.fold(seed, index))
+                drawn = noise(None, tuple(variable.shape), "float32", draws.fold(seed, index))
                 gradient = gradient + ops.cast(size * drawn, gradient.dtype)
             new.append(gradient)
         return new

@@ -30,8 +30,8 @@ class Regularized(Wrapper):
 
     A penalty is any function of a weight that returns a scalar. It may have, besides:
     `applied_to(variable)`, what to use in its place for a weight, or None; `state(variable)`, a
-    list of arrays to keep for it; `update(w, *state)`, the new arrays, once per step before the
-    gradient; `gradient(w, *state)` where that is cheaper than a tape.
+    list of arrays to keep for it; `update(w, *state)`, the new arrays (None for one that stays),
+    once per step before the gradient; `gradient(w, *state)` where that is cheaper than a tape.
 
     What is remembered is not reset: not by `kp.callbacks.OptimizerReset`, and not by callbacks
     that draw weights anew (`ReDo`, `LayerReset`), whose new weights are pulled to where the
@@ -110,7 +110,8 @@ class Regularized(Wrapper):
         for penalty, state in self._applied[index]:
             if hasattr(penalty, "update"):  # before it is used, so that it belongs to these weights
                 for old, new in zip(state, penalty.update(w, *state), strict=True):
-                    old.assign(new)
+                    if new is not None:
+                        old.assign(new)
             total = total + ops.cast(gradient(penalty, w, state), w.dtype)
         return ops.cast(total, dtype)
 

@@ -11,15 +11,7 @@ import numpy as np
 def first_examples(data: typing.Any, count: int) -> tuple:
     """Returns (x, y) of the first `count` examples of arrays or of a data set of batches."""
     if hasattr(data, "as_numpy_iterator"):
-        batches, seen = [], 0
-        for batch in data.as_numpy_iterator():
-            batches.append(batch[:2] if isinstance(batch, tuple) else (batch,))
-            seen += len(keras.tree.flatten(batches[-1])[0])
-            if seen >= count:
-                break
-        if not batches:
-            raise ValueError("`reference_data` must hold examples. Received: an empty data set")
-        data = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
+        data = first_batches(data, count, "reference_data")
     if not isinstance(data, tuple):
         data = (data,)
     if not 1 <= len(data) <= 3:
@@ -32,6 +24,29 @@ def first_examples(data: typing.Any, count: int) -> tuple:
     if x is None or not len(keras.tree.flatten(x)[0]):
         raise ValueError("`reference_data` must hold examples. Received: none")
     return x, y
+
+
+def first_batches(data: typing.Any, count: int, name: str) -> tuple:
+    """Returns `(x,)` or `(x, y)` of the first batches of a `tf.data.Dataset`, put together.
+
+    Args:
+        data: `tf.data.Dataset` of batches. Reading it moves the order of a shuffled one on.
+        count: int, examples. There are as many or, from the last batch, more, if it holds them.
+        name: str, the argument it was given as, for the error.
+
+    Raises:
+        ValueError: the data set is empty.
+    """
+    batches: list = []
+    seen = 0
+    for batch in data.as_numpy_iterator():
+        batches.append(batch[:2] if isinstance(batch, tuple) else (batch,))
+        seen += len(keras.tree.flatten(batches[-1])[0])
+        if seen >= count:
+            break
+    if not batches:
+        raise ValueError(f"`{name}` must hold examples. Received: an empty data set")
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
 
 
 def task_examples(task: typing.Any, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -75,6 +75,22 @@ class Measurements:
         self._saved: list[keras.Variable] = []
 
     @property
+    def layers(self) -> dict[str, typing.Any]:
+        """What readers of the records must know of the layers.
+
+        `"units"`, a dict from the layers with hidden units to their number, and `"outputs"`, a
+        list of the kernels that compute the outputs, by the names that probes give kernels.
+        """
+        from keras_plasticity.diagnosis.growth import output_kernels
+
+        inputs = self._reference
+        last = output_kernels(inputs.model)
+        return {
+            "units": {group.name: group.size for group in inputs.groups},
+            "outputs": [name for name, path in inputs.kernel_paths.items() if path in last],
+        }
+
+    @property
     def variables(self) -> list[keras.Variable]:
         """What later records are compared with; what is assigned to it counts from then on.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -101,26 +103,20 @@ def linearised_fraction(inputs: ProbeInputs, tolerance: float = 0.01) -> dict[st
         preactivation variance. The line and `tolerance` are ours.
     """
     found = {}
-    sides = inputs.kept("sides", lambda: {g.name: _sides(g) for g in inputs.groups})
+    below = slopes_below_zero(inputs)
     preactivation, activity = inputs.units("preactivation"), inputs.units("activity")
-    smooth = [name for name in preactivation if sides[name] is None]
+    smooth = [name for name in preactivation if below[name] is None]
     fits = inputs.units("fit") if smooth else {}
     slopes = inputs.units("derivative") if smooth else {}
     for name, units in preactivation.items():
-        low = sides[name]
-        if low is not None:
-            on, much = units["positive"], 1 - tolerance - 1e-6
-            same = (on >= much) | ((1 - on >= much) & (low != 0))
-            linear = same & (activity[name]["silent"] < much)
-            found[name] = _share(linear, units["mean"])
+        if below[name] is not None:
+            alive = activity[name]["silent"] < 1 - tolerance - 1e-6
         elif name in slopes:
-            fit = fits[name]
-            product = fit["m2"] * fit["m2_y"]
-            explained = np.divide(
-                fit["m_xy"] ** 2, product, out=np.zeros_like(product), where=product > 0
-            )
-            linear = (1 - explained <= tolerance) & (slopes[name]["max"] >= 1e-3) & (product > 0)
-            found[name] = _share(linear, units["mean"])
+            alive = slopes[name]["max"] >= 1e-3
+        else:
+            continue
+        linear = straight(below[name], units["positive"], fits.get(name, {}), tolerance)
+        found[name] = _share(linear & alive, units["mean"])
     return found
 
 
@@ -191,8 +187,39 @@ def _share(units: np.ndarray, values: np.ndarray) -> float:
     return float(np.mean(units)) if np.all(np.isfinite(values)) else float("nan")
 
 
-def _sides(group: UnitGroup) -> float | None:
-    """Slope of phi below zero where phi is a line on each side of zero; else None."""
+def straight(
+    below: float | None,
+    positive: np.ndarray,
+    fit: typing.Mapping[str, np.ndarray],
+    tolerance: float = 0.01,
+) -> np.ndarray:
+    """Returns which units are straight lines, dead ones among them; see `linearised_fraction`.
+
+    Args:
+        below: float, `slope_below_zero` of their nonlinearity.
+        positive: float, shape `(size,)`, share of positive preactivations.
+        fit: dict with `m2`, `m2_y` and `m_xy`, variance of preactivations, of activations, and
+            their covariance, each of shape `(size,)`. Read where `below` is None.
+        tolerance: float. Default 0.01.
+
+    Returns:
+        A bool array of shape `(size,)`.
+    """
+    if below is not None:
+        much = 1 - tolerance - 1e-6
+        return (positive >= much) | ((1 - positive >= much) & (below != 0))
+    product = fit["m2"] * fit["m2_y"]
+    explained = np.divide(fit["m_xy"] ** 2, product, out=np.zeros_like(product), where=product > 0)
+    return (1 - explained <= tolerance) & (product > 0)
+
+
+def slopes_below_zero(inputs: ProbeInputs) -> dict[str, float | None]:
+    """Returns `slope_below_zero` of each group of hidden units, by name."""
+    return inputs.kept("sides", lambda: {g.name: slope_below_zero(g) for g in inputs.groups})
+
+
+def slope_below_zero(group: UnitGroup) -> float | None:
+    """Slope of phi below zero where phi is a line on each side of zero, another one; else None."""
     phi = group.nonlinearity
     if isinstance(phi, keras.layers.PReLU):
         return 1.0  # whatever it has learned

@@ -23,8 +23,9 @@ from tests.benchmarks.pairs import compare, trainer  # noqa: E402
 WIDTHS, BATCH = (256, 256, 256), 128
 
 
-def _regularized(*penalties):
-    return lambda: kp.optimizers.Regularized(keras.optimizers.Adam(1e-3), list(penalties))
+def _regularized(penalty, which="kernels"):
+    policy = kp.optimizers.DecayPolicy(which)
+    return lambda: kp.optimizers.Regularized(keras.optimizers.Adam(1e-3), [penalty], policy)
 
 
 def mlp(**options):
@@ -46,8 +47,9 @@ METHODS = {  # name: (network, optimizer, callbacks)
     "L2Init": (mlp(), _regularized(R.L2Init(1e-3)), []),
     "weight clipping": (clipped, None, []),
     "spectral": (mlp(), _regularized(R.SpectralRegularizer(1e-4)), []),
-    "Parseval": (mlp(), _regularized(R.ParsevalRegularizer(1e-3)), []),
-    "Wasserstein": (mlp(), _regularized(R.WassersteinInit(1e-3)), []),
+    "Parseval": (mlp(), _regularized(R.ParsevalRegularizer(1e-3), "dense_[12]/kernel"), []),
+    "Parseval, first kernel too": (mlp(), _regularized(R.ParsevalRegularizer(1e-3)), []),
+    "Wasserstein, every=100": (mlp(), _regularized(R.WassersteinInit(1e-3, every=100)), []),
     "decoupled decay": (
         mlp(),
         lambda: kp.optimizers.DecoupledDecay(keras.optimizers.Adam(1e-3), 1e-2),

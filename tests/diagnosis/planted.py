@@ -189,6 +189,21 @@ def rank(model, dose, seed=0):
         variable.assign(low.reshape(value.shape))
 
 
+def shifted(model, dose, preactivation):
+    """All hidden units are pushed down by so many deviations of their own preactivations.
+
+    Args:
+        model: classifier of `network`.
+        dose: float, deviations.
+        preactivation: the piece of `ProbeInputs.units`, as the network is now.
+    """
+    for group in _hidden(model):
+        attached = {p.variable.name: p for p in group.attached}
+        piece = attached["beta"] if "beta" in attached else group.incoming[1]
+        deviation = np.sqrt(preactivation[group.name]["m2"])[piece.owner]
+        piece.variable.assign(np.asarray(piece.variable.value) - dose * deviation)
+
+
 # Name of the mechanism: planter, full dose, doses of a sweep.
 # In the order in which planting one does not undo another.
 PLANTS = {

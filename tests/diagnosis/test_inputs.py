@@ -114,6 +114,19 @@ def test_layer_that_is_dead_as_a_whole():
     assert diagnosis["linearised_units"].follows_from or not diagnosis["linearised_units"].at_work
 
 
+def test_nonlinearities_with_weights_of_their_own():
+    inputs = keras.Input((5, 5, 1))
+    x = layers.PReLU(shared_axes=[1, 2])(layers.Conv2D(8, 3, name="conv")(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+    conv = model.get_layer("conv")
+    conv.kernel.assign(conv.kernel.value * 10)
+    conv.bias.assign(np.full(8, 99, "float32"))
+    x = np.random.default_rng(0).standard_normal((1000, 5, 5, 1)).astype("float32")
+    diagnosis = diagnose(model, (x, np.zeros(1000, "int32")))
+    assert {f.mechanism for f in diagnosis.causes} == {"norm_growth", "linearised_units"}
+    assert diagnosis["linearised_units"].evidence[0].value == 1
+
+
 def test_output_bias_takes_the_offset_of_targets():
     model, (x, _) = planted.network("mlp", 0, regression=0.0), planted.data()
     y = planted.targets(0, 1000.0)

@@ -3,8 +3,10 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 
+from keras_plasticity.callbacks import Monitor
 from keras_plasticity.diagnosis import Diagnosis, diagnose
 from keras_plasticity.diagnosis.story import diagnose_run, tell
 from tests.diagnosis import planted
@@ -12,7 +14,7 @@ from tests.diagnosis import planted
 TASKS, STEPS = 20, 100
 
 
-def write(folder, dead_from=8, fall_at=12, records=True, accuracy=True):
+def write(folder, dead_from=8, fall_at=12, records=True, accuracy=True, layers=None):
     """Twenty tasks; half of the units die at one task, accuracy falls at another."""
     rows = []
     for task in range(TASKS):
@@ -24,6 +26,8 @@ def write(folder, dead_from=8, fall_at=12, records=True, accuracy=True):
         }
         step = task * STEPS + 50
         record = {"kind": "probe", "task": task, "step": step, "data": "task", "probes": probes}
+        if layers is not None and task == 0:
+            record["layers"] = layers
         rows += [record] if records else []
         value = 0.4 if task >= fall_at else 0.8
         row = {"task": task, "step": (task + 1) * STEPS}
@@ -61,6 +65,42 @@ def test_diagnosis_of_a_run(tmp_path):
     page = diagnosis.to_html(tmp_path / "page.html").read_text()
     assert "What moved before accuracy fell" in page
     assert diagnose(run_dir=tmp_path / "run") == diagnosis
+
+
+def test_layers_count_by_their_units(tmp_path):
+    plain = tell(write(tmp_path / "plain"))["series"]
+    assert plain["dead_share"][-1][1] == pytest.approx((0.5 + 0.6) / 2)
+    layers = {"units": {"a": 30, "b": 10}, "outputs": ["a"]}
+    series = tell(write(tmp_path / "run", layers=layers))["series"]
+    assert series["dead_share"][-1][1] == pytest.approx((30 * 0.5 + 10 * 0.6) / 40)
+    assert series["dead_layer"][-1][1] == plain["dead_layer"][-1][1] == pytest.approx(0.6)
+
+
+def test_the_output_layer_is_the_one_that_the_records_name(tmp_path):
+    growth = {"hidden": "hidden_growth", "output": "output_growth"}
+    plain = tell(write(tmp_path / "plain"))["series"]
+    assert {k: plain[v][-1][1] for k, v in growth.items()} == {"hidden": 1, "output": 21}
+    layers = {"units": {}, "outputs": ["a"]}
+    series = tell(write(tmp_path / "run", layers=layers))["series"]
+    assert {k: series[v][-1][1] for k, v in growth.items()} == {"hidden": 21, "output": 1}
+
+
+def test_records_of_a_monitor_name_units_and_outputs(tmp_path):
+    inputs = keras.Input((4,))
+    first = keras.layers.Dense(2, name="first")
+    hidden = keras.layers.Dense(6, activation="relu", name="hidden")(inputs)
+    model = keras.Model(inputs, first(hidden))
+    x, y = np.random.default_rng(0).normal(size=(40, 4)).astype("float32"), np.arange(40) % 2
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    monitor = Monitor(tmp_path / "log", reference_data=(x, y), every=1)
+    model.fit(x, y, verbose=0, callbacks=[monitor])
+    records = [json.loads(r) for r in (tmp_path / "log/metrics.jsonl").read_text().splitlines()]
+    assert records[0]["layers"] == {"units": {"hidden": 6}, "outputs": ["first"]}
+    assert not any("layers" in record for record in records[1:])
+    first.kernel.assign(first.kernel.value * 30)
+    model.fit(x, y, verbose=0, callbacks=[monitor])
+    series = tell(tmp_path / "log")["series"]
+    assert series["output_growth"][-1][1] > 10 > 2 > series["hidden_growth"][-1][1]
 
 
 def test_a_model_and_its_run(tmp_path):

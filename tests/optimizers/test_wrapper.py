@@ -11,7 +11,6 @@ from keras_plasticity.callbacks.optimizer_reset import OptimizerReset
 from keras_plasticity.surgery.slots import innermost, slots
 from tests.toy_runs import go, rows_without_times, small, stream
 
-
 INITIAL = optimizers.DecayPolicy("kernels", "initial")
 WRAPPERS = {
     "decay": lambda inner: optimizers.DecoupledDecay(inner, 0.5),
@@ -26,6 +25,10 @@ WRAPPERS = {
     ),
     "parseval": lambda inner: optimizers.Regularized(
         inner, [regularizers.ParsevalRegularizer(1e-3)]
+    ),
+    "now_and_then": lambda inner: optimizers.Regularized(
+        inner,
+        [regularizers.WassersteinInit(1.0, every=3), regularizers.ParsevalRegularizer(turns=2)],
     ),
     "noise": lambda inner: optimizers.GradientNoise(inner, 0.1),
     "nested": lambda inner: optimizers.DecoupledDecay(

@@ -138,6 +138,22 @@ def test_wasserstein_ignores_permutations():
     assert not np.any(penalty.gradient(shuffled, *state))
 
 
+def test_wasserstein_that_sorts_now_and_then():
+    exact, seldom = R.WassersteinInit(2.0), R.WassersteinInit(2.0, every=3)
+    w, moved = kernel(), kernel(seed=1)
+    state, more = exact.state(w), seldom.state(w)
+    old = seldom.gradient(moved.value, *more)  # it knows of no other order yet
+    assert not np.allclose(old, exact.gradient(moved.value, *state), atol=1e-3)
+    for step in range(4):
+        x = kernel(seed=step).value
+        new = seldom.update(x, *more)
+        more = [more[0], *new[1:]]
+        same = np.allclose(seldom.gradient(x, *more), exact.gradient(x, *state), atol=1e-6)
+        assert same == (step in (0, 3))
+    with pytest.raises(ValueError, match="`every` must .*Received: every=0"):
+        R.WassersteinInit(every=0)
+
+
 # SpectralRegularizer
 
 
@@ -220,6 +236,20 @@ def test_parseval_leaves_vectors_alone_and_works_in_a_layer():
     assert float(layer.losses[0]) == pytest.approx(float(penalty(layer.kernel.value)), 1e-5)
     with pytest.raises(ValueError, match="`scale` must .*Received: scale=0"):
         R.ParsevalRegularizer(scale=0)
+
+
+@pytest.mark.parametrize("turns", [2, 5])
+def test_units_take_turns(turns):
+    all_, some = R.ParsevalRegularizer(0.1), R.ParsevalRegularizer(0.1, turns=turns)
+    w = kernel((6, 10))
+    state, slopes = some.state(w), []
+    for _ in range(turns):
+        state = some.update(w.value, *state)
+        slopes.append(np.array(some.gradient(w.value, *state)))
+        assert np.any(slopes[-1], axis=0).sum() == 10 // turns
+    np.testing.assert_allclose(np.mean(slopes, 0), all_.gradient(w.value), rtol=1e-4)
+    with pytest.raises(ValueError, match="`turns` must .*Received: turns=0"):
+        R.ParsevalRegularizer(turns=0)
 
 
 # FeatureNorm
