@@ -31,7 +31,7 @@ PIPE_WIDTH = 100
 def report(
     paths: results.PathLike | collections.abc.Sequence[results.PathLike],
     out: results.PathLike | None = None,
-    metric: str = "online_accuracy",
+    metric: str | None = None,
     share: float = 0.1,
     control: str = "fresh",
     formats: collections.abc.Sequence[str] = ("csv", "png", "svg"),
@@ -54,7 +54,7 @@ def report(
             of these.
         out: directory for the files; None means `report` in the first path (for a
             glob pattern, in its part before the first wildcard).
-        metric: column to compare.
+        metric: column to compare. Default: `results.default_metric`.
         share: fraction of the tasks in the first and the last window, in (0, 1].
         control: method that starts from a fresh network at every task.
         formats: any of `"csv"`, `"parquet"` (`summary` and `runs`, which holds the
@@ -74,6 +74,7 @@ def report(
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     check_formats(formats)
     df = results.load(*paths)
+    metric = metric or results.default_metric(df)
     summary = results.summary(df, metric, share, control, method)
     tables = {"summary": summary, "runs": df}
     figures: dict[str, collections.abc.Callable[[], typing.Any]] = {

@@ -106,6 +106,18 @@ def load(*paths: PathLike) -> pd.DataFrame:
     return df.astype(floats).sort_values([*_RUN_COLUMNS, "task"], ignore_index=True)
 
 
+def default_metric(df: pd.DataFrame) -> str:
+    """Returns `"online_accuracy"`, or `"online_squared_error"` where all runs are regressions.
+
+    Args:
+        df: DataFrame from `load`.
+    """
+    for metric in ("online_accuracy", "online_squared_error"):
+        if metric in df and df[metric].notna().any():
+            return metric
+    return "online_accuracy"
+
+
 def complete(df: pd.DataFrame) -> pd.DataFrame:
     """Keeps the rows of the runs that are finished.
 

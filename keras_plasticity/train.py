@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="table and figures of finished runs")
     report.add_argument("paths", nargs="+", metavar="RUN_DIR")
     report.add_argument("--out", metavar="D", help="directory for files, default RUN_DIR/report")
-    report.add_argument("--metric", default="online_accuracy", metavar="M")
+    report.add_argument("--metric", metavar="M", help="default: online accuracy or squared error")
     report.add_argument("--format", nargs="+", default=["csv", "png", "svg"], metavar="F")
     report.add_argument("--share", type=float, default=0.1, help="of the tasks in a window")
     report.add_argument("--control", default="fresh", metavar="METHOD")

@@ -16,7 +16,7 @@ def target_offset(
     offset: float = 0.0,
     dataset: str = "kp_digits",
     data_dir: str | None = None,
-    num_tasks: int = 11,
+    num_tasks: int = 6,
     examples: int | None = 320,
     updates: int = 2000,
     batch_size: int = 32,

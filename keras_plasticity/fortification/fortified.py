@@ -17,10 +17,12 @@ from keras_plasticity.fortification.rebuilding import Rebuilding
 from keras_plasticity.fortification.transparency import make_transparent
 from keras_plasticity.models.normalization import NORMS
 from keras_plasticity.optimizers import DecayPolicy, DecoupledDecay, Regularized
-from keras_plasticity.units.nonlinearities import nonlinearities
+from keras_plasticity.units.nonlinearities import Nonlinearity, nonlinearities
 
 FORMS = ("l2", "decoupled")
 _WIDTH = 118
+_STEPS, _STRIDE = 10_000, 100  # of which the shrinkage is told, one looked at in so many
+_FEWEST = 3  # units that a normalisation of each example needs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Fortified:
             table.add_row(change.place, change.layer, change.what)
         text = io.StringIO()
         rich.console.Console(file=text, width=_WIDTH, color_system=None).print(table, markup=False)
-        new = sum(bool(change.layer) for change in self.changes)
+        new = len({change.layer for change in self.changes} - {""})
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         return "\n".join([*lines, "", f"{new} normalisations added"])
 
@@ -83,8 +85,8 @@ def fortify(
     A normalisation comes before each nonlinearity that has none: behind Dense and convolutional
     layers, inside residual blocks and nested models, and before an activation that is an
     argument of a layer, which is taken out of it. All weights are kept, `model` is left as it
-    is. Left alone, with the reason in `changes`: outputs, softmaxes, gates, what lies within
-    recurrent layers, attention and layers whose `call` is their own.
+    is. Left alone, with the reason in `changes`: outputs, softmaxes, gates, layers of one or two
+    units, what lies within recurrent layers, attention and layers whose `call` is their own.
 
     A normalised network computes something else than before. With `affine=True` and a batch as
     `transparent`, scales and offsets are set so that it computes nearly the same on the batch
@@ -146,21 +148,24 @@ def fortify(
         offsets, and biases have no norm to keep small.
     """
     _check(norm, affine, decay, form, policy, transparent)
-    found = nonlinearities(model)
+    optimizer = _checked(optimizer)
+    found = [_large_enough(place, norm) for place in nonlinearities(model)]
     places = [place for place in found if norm is not None and place.kept is None]
     rebuilt = Rebuilding(model, places, norm or "layer", affine)
     if transparent is not None:
-        make_transparent(rebuilt.model, list(rebuilt.norms.values()), transparent)
+        added = {id(layer): layer for layer in rebuilt.norms.values()}
+        make_transparent(rebuilt.model, list(added.values()), transparent)
     changes = []
     for place in found:
-        layer = rebuilt.norms.get(place.name)
-        kept = place.kept or ("not asked for" if norm is None else "shares the normalisation")
+        layer = rebuilt.norms.get((place.name, place.call))
+        kept = place.kept or "not asked for"
         if layer is None:
             changes.append(Change(place.name, "", f"left alone: {kept}"))
         else:
             where = "activation taken out, and before it" if place.argument else "before it"
             changes.append(Change(place.name, layer.name, f"{where} {type(layer).__name__}"))
-    new, changed = _optimizer(model, optimizer, decay, form, policy or DecayPolicy())
+    optimizer = optimizer or _like(model, rebuilt)
+    new, changed = _decayed(optimizer, decay, form, policy or DecayPolicy())
     changes.append(Change("optimizer", "", changed))
     if getattr(model, "compiled", False):
         changes.append(Change("compilation", "", _compile(rebuilt.model, model, new)))
@@ -184,6 +189,8 @@ def _check(norm, affine, decay, form, policy, transparent) -> None:
         raise ValueError(f"`form` must be one of {FORMS}. Received: form={form!r}")
     if decay is not None and not (isinstance(decay, (int, float)) and 0 < decay < math.inf):
         raise ValueError(f"`decay` must be a number above 0. Received: decay={decay!r}")
+    if policy is not None and not isinstance(policy, DecayPolicy):
+        raise ValueError(f"`policy` must be a `DecayPolicy`. Received: policy={policy!r}")
     if policy is not None and decay is None:
         raise ValueError(f"`policy` is one of decay. Received: decay=None, policy={policy!r}")
     if transparent is not None and (norm is None or own or not (affine or norm == "batch")):
@@ -193,24 +200,70 @@ def _check(norm, affine, decay, form, policy, transparent) -> None:
         )
 
 
-def _optimizer(model, optimizer, decay, form, policy) -> tuple[typing.Any, str]:
-    """The optimizer with decay, and what is to be said of it."""
+def _checked(optimizer: typing.Any) -> typing.Any:
+    """An optimizer that is given, or None."""
     if optimizer is None:
-        old = getattr(model, "optimizer", None)
-        optimizer = (
-            keras.optimizers.Adam() if old is None else type(old).from_config(old.get_config())
+        return None
+    optimizer = keras.optimizers.get(optimizer)
+    if optimizer.built:
+        raise ValueError(
+            "`optimizer` must be new, as it is to train another network. "
+            f"Received: {optimizer!r}, which is built"
         )
+    return _without_scale(optimizer)
+
+
+def _without_scale(optimizer: typing.Any) -> typing.Any:
+    """What a `LossScaleOptimizer` is around; `compile` puts it there again."""
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return optimizer.inner_optimizer if scaled else optimizer
+
+
+def _large_enough(place: Nonlinearity, norm: typing.Any) -> Nonlinearity:
+    """Marks a place to be left alone where a normalisation of each example leaves nothing."""
+    sizes = place.shape[1:] if len(place.shape) > 3 else place.shape[-1:]
+    few = None not in sizes and math.prod(typing.cast(tuple[int, ...], sizes)) < _FEWEST
+    if place.kept is None and few and norm in ("layer", "rms", "group"):
+        kept = f"fewer than {_FEWEST} units, of which a normalisation leaves only signs"
+        return dataclasses.replace(place, kept=kept)
+    return place
+
+
+def _like(model: keras.Model, rebuilt: Rebuilding) -> keras.optimizers.Optimizer:
+    """A new optimizer like the one that a model is compiled with, else Adam."""
+    old = _without_scale(getattr(model, "optimizer", None))
+    if old is None:
+        return keras.optimizers.Adam()
+    new = type(old).from_config(old.get_config())
+    pattern = getattr(old, "_exclude_from_weight_decay_pattern", None)
+    names = [] if pattern is None else [pattern.pattern]
+    excluded = getattr(old, "_exclude_from_weight_decay", None) or ()
+    chosen = [v for v in model.trainable_variables if old._var_key(v) in excluded]
+    variables = [rebuilt.variables[id(v)] for v in chosen if id(v) in rebuilt.variables]
+    if names or variables:
+        new.exclude_from_weight_decay(var_list=variables, var_names=names)
+    return new
+
+
+def _decayed(optimizer, decay, form, policy) -> tuple[typing.Any, str]:
+    """The optimizer with decay, and what is to be said of it."""
     name = type(optimizer).__name__
     if decay is None:
         return optimizer, f"{name} without decay"
-    about = f"{policy}"
     if form == "l2":
         new = Regularized(optimizer, [keras.regularizers.L2(decay)], policy)
-        return new, f"{name} with an L2 penalty of {decay:g} * sum(w**2), {about}"
-    rate = float(optimizer.learning_rate)
-    left = (1 - rate * decay) ** 10_000
-    text = f"{name} with decoupled decay {decay:g}, {about}; it alone leaves {left:.4g} of a weight"
-    return DecoupledDecay(optimizer, decay, policy), f"{text} after 10,000 steps at {rate:g}"
+        return new, f"{name} with an L2 penalty of {decay:g} * sum(w**2), {policy}"
+    left = math.exp(sum(_STRIDE * math.log1p(-min(r * decay, 1 - 1e-9)) for r in _rates(optimizer)))
+    text = f"{name} with decoupled decay {decay:g}, {policy}; it alone leaves {left:.4g} of a"
+    return DecoupledDecay(optimizer, decay, policy), f"{text} weight after {_STEPS:,} steps"
+
+
+def _rates(optimizer) -> list[float]:
+    """Learning rates of the first steps, one in so many."""
+    schedule = optimizer._learning_rate
+    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        return [float(schedule(step)) for step in range(0, _STEPS, _STRIDE)]
+    return [float(optimizer.learning_rate)] * (_STEPS // _STRIDE)
 
 
 def _compile(new: keras.Model, old: keras.Model, optimizer: typing.Any) -> str:

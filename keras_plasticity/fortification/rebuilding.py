@@ -17,7 +17,8 @@ class Rebuilding:
     """Copies a model layer by layer and puts a normalisation before some nonlinearities.
 
     Layers keep their names and weights. A layer whose `activation` is to be normalised returns
-    what it had before it; normalisation and activation follow as layers of their own.
+    what it had before it; normalisation and activation follow as layers of their own, and its
+    penalty on activations goes with the activation. Constraints on weights are kept.
 
     Args:
         model: Functional or built Sequential `keras.Model`.
@@ -27,7 +28,8 @@ class Rebuilding:
 
     Attributes:
         model: the new `keras.Model`, not compiled.
-        norms: dict from the name of a place to the layer that stands before it.
+        norms: dict from (name, call) of a place to the layer that stands before it.
+        variables: dict from the `id` of each weight of the old model to the new one.
     """
 
     def __init__(
@@ -35,17 +37,23 @@ class Rebuilding:
     ) -> None:
         self._norm, self._affine = norm, affine
         self._places = {(id(place.operation), place.call): place for place in places}
+        self._split = {id(place.operation) for place in places if place.argument}
         self._copies: dict[typing.Hashable, typing.Any] = {}
         self._originals: dict[int, typing.Any] = {}  # of copies, by their `id`
         self._calls: dict[int, int] = collections.defaultdict(int)
         self._shared: dict[int, keras.layers.Layer] = {}  # norms of layers with weights
         self._taken = {part.name for part in model._flatten_layers()}
-        self.norms: dict[str, keras.layers.Layer] = {}
+        self.norms: dict[tuple[str, int], keras.layers.Layer] = {}
+        self.variables: dict[int, keras.Variable] = {}
         self.model = self._graph(model)
         for original in model._flatten_layers(include_self=False):
             copy = self._copies.get(id(original))
-            if copy is not None and graph_of(copy) is None:
-                copy.set_weights(original.get_weights())
+            if copy is None or graph_of(copy) is not None:
+                continue
+            copy.set_weights(original.get_weights())
+            for old, new in zip(original.weights, copy.weights, strict=True):
+                self.variables[id(old)] = new
+                new.constraint = new.constraint or old.constraint
 
     def _graph(self, model: typing.Any) -> keras.Model:
         graph = graph_of(model)
@@ -64,8 +72,8 @@ class Rebuilding:
                 copy: typing.Any = self._graph(operation)
             else:
                 config = operation.get_config()
-                if (place := self._places.get((key, 0))) is not None and place.argument:
-                    config["activation"] = "linear"
+                if key in self._split:
+                    config |= {"activation": "linear", "activity_regularizer": None}
                 copy = type(operation).from_config(config)
             self._copies[key] = copy
             self._originals[id(copy)] = operation
@@ -76,19 +84,21 @@ class Rebuilding:
         number = self._calls[id(operation)]
         self._calls[id(operation)] += 1
         place = self._places.get((id(operation), number))
-        if place is None and (first := self._places.get((id(operation), 0))) is not None:
-            place = first if first.argument else None  # the activation was taken out of all calls
+        if id(operation) in self._split:  # also in calls that are left without normalisation
+            x = copy(*args, **kwargs)
+            x = x if place is None else self._normalize(x, operation, place)
+            return self._activation(operation)(x)
         if place is None:
             return copy(*args, **kwargs)
-        if not place.argument:
-            x, *others = args
-            return copy(self._normalize(x, operation, place), *others, **kwargs)
-        return self._activation(operation)(self._normalize(copy(*args, **kwargs), operation, place))
+        x, *others = args
+        return copy(self._normalize(x, operation, place), *others, **kwargs)
 
     def _normalize(self, x: typing.Any, operation: typing.Any, place: Nonlinearity) -> typing.Any:
         shared = bool(getattr(operation, "weights", None))
+        key = place.name, place.call
         if shared and id(operation) in self._shared:
-            return self._shared[id(operation)](x)
+            self.norms[key] = self._shared[id(operation)]
+            return self.norms[key](x)
         axis = 1 if getattr(operation, "data_format", None) == "channels_first" else -1
         layer = normalization(
             self._norm,
@@ -98,8 +108,7 @@ class Rebuilding:
             axis=axis,
             dtype=getattr(operation, "dtype_policy", None),
         )
-        self._shared[id(operation)] = layer
-        self.norms[place.name if place.name not in self.norms else layer.name] = layer
+        self._shared[id(operation)] = self.norms[key] = layer
         return layer(x)
 
     def _activation(self, operation: typing.Any) -> keras.layers.Layer:
@@ -110,6 +119,7 @@ class Rebuilding:
                 layer = type(function).from_config({**function.get_config(), "name": name})
             else:
                 layer = keras.layers.Activation(function, name=name, dtype=operation.dtype_policy)
+            layer.activity_regularizer = operation.activity_regularizer
             self._copies[key] = layer
         return self._copies[key]
 

@@ -32,6 +32,7 @@ class Nonlinearity:
         argument: bool, whether it is the `activation` argument of a layer with a kernel.
         call: int, how many calls of this operation the pass makes before this one.
         kept: why it is to stay as it is, or None: nothing normalises what enters it.
+        shape: tuple of int or None, of what enters it, with the batch axis.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Nonlinearity:
     argument: bool
     call: int
     kept: str | None
+    shape: tuple[int | None, ...]
 
 
 def nonlinearities(model: keras.Model) -> list[Nonlinearity]:
@@ -58,7 +60,9 @@ def nonlinearities(model: keras.Model) -> list[Nonlinearity]:
             continue
         if kept is None and step.owner is not None:
             kept = f"inside {step.owner.name}, which calls it by itself"
-        found.append(Nonlinearity(step.name, step.operation, argument, step.call, kept))
+        value = step.outputs[0] if argument else step.inputs[0]
+        shape = tuple(value.shape)
+        found.append(Nonlinearity(step.name, step.operation, argument, step.call, kept, shape))
     return found
 
 

@@ -233,3 +233,101 @@ def test_model_without_a_graph():
 
     with pytest.raises(ValueError, match="has no graph"):
         kp.fortify(Own())
+
+
+class TestMixedPrecision:
+    @pytest.mark.parametrize("form", ["l2", "decoupled"])
+    def test_of_a_compiled_model(self, form):
+        policy = keras.mixed_precision.dtype_policy()
+        keras.mixed_precision.set_dtype_policy("mixed_float16")
+        try:
+            model = residual()
+            model.compile("adam", keras.losses.SparseCategoricalCrossentropy())
+            strong = kp.fortify(model, decay=1e-3, form=form).model
+            assert isinstance(strong.optimizer, keras.optimizers.LossScaleOptimizer)
+            assert np.isfinite(strong.fit(X, Y, verbose=0).history["loss"]).all()
+        finally:
+            keras.mixed_precision.set_dtype_policy(policy)
+
+
+class TestCallsOfOneLayer:
+    """A layer that is called at several places, some of which are left alone."""
+
+    def network(self, gate_first):
+        inputs = keras.Input((6,))
+        d = keras.layers.Dense(6, activation="sigmoid", name="d")
+        gate = keras.layers.Multiply()
+        if gate_first:
+            x = gate([inputs, d(inputs)])
+            return keras.Model(inputs, keras.layers.Dense(2)(d(x)))
+        return keras.Model(inputs, d(d(inputs)))
+
+    @pytest.mark.parametrize("gate_first", [True, False])
+    def test_activation_is_applied_once_everywhere(self, gate_first):
+        model = self.network(gate_first)
+        fortified = kp.fortify(model)
+        (change,) = [change for change in fortified.changes if change.layer]
+        norm = fortified.model.get_layer(change.layer)
+        d = fortified.model.get_layer("d")
+        x = RNG.normal(size=(5, 6)).astype("float32")
+        if gate_first:
+            hidden = keras.ops.sigmoid(norm(d(x * keras.ops.sigmoid(d(x)))))
+            expected = fortified.model.layers[-1](hidden)
+        else:
+            expected = keras.ops.sigmoid(d(keras.ops.sigmoid(norm(d(x)))))
+        assert np.allclose(fortified.model(x), expected, atol=1e-5)
+        assert "1 normalisations added" in str(fortified)
+
+
+class TestWhatGoesAlong:
+    def test_penalty_on_activations(self):
+        inputs = keras.Input((6,))
+        layer = keras.layers.Dense(5, "relu", activity_regularizer="l2", name="d")
+        model = keras.Model(inputs, keras.layers.Dense(2)(layer(inputs)))
+        strong = kp.fortify(model).model
+        assert strong.get_layer("d").activity_regularizer is None
+        strong(RNG.normal(size=(4, 6)).astype("float32"))
+        assert strong.get_layer("d_activation").activity_regularizer is not None
+        assert len(strong.losses) == 1
+
+    def test_constraints_that_no_layer_keeps(self):
+        model = residual()
+        clip = kp.constraints.WeightClipping(1.0)
+        model.get_layer("conv").kernel.constraint = clip
+        assert kp.fortify(model).model.get_layer("conv").kernel.constraint is clip
+
+    def test_weights_without_decay(self):
+        model = residual()
+        optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.1)
+        optimizer.exclude_from_weight_decay(
+            var_list=[model.get_layer("conv").kernel], var_names=["bias"]
+        )
+        model.compile(optimizer, "mse")
+        strong = kp.fortify(model).model
+        decays = {v.path: strong.optimizer._use_weight_decay(v) for v in strong.trainable_weights}
+        assert not decays["conv/kernel"] and not decays["conv/bias"]
+        assert decays["branch/kernel"]
+
+
+def test_layers_of_one_unit_are_left_alone():
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(1, "relu", name="one")(inputs)
+    changes = by_place(kp.fortify(keras.Model(inputs, keras.layers.Dense(2)(x))))
+    assert "fewer than 3 units" in changes["one"].what
+
+
+def test_schedule_counts_whole():
+    rate = keras.optimizers.schedules.CosineDecay(0.0, 5_000, warmup_target=1e-2, warmup_steps=5000)
+    fortified = kp.fortify(
+        residual(), decay=0.1, form="decoupled", optimizer=keras.optimizers.SGD(rate)
+    )
+    left = np.prod([1 - 0.1 * float(rate(step)) for step in range(0, 10_000, 50)]) ** 50
+    said = float(str(fortified).split("leaves ")[1].split(" of")[0])
+    assert said == pytest.approx(left, rel=0.02)
+
+
+def test_built_optimizer():
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(residual().trainable_variables)
+    with pytest.raises(ValueError, match="must be new"):
+        kp.fortify(residual(), optimizer=optimizer)
