@@ -1,10 +1,12 @@
 """Shows why neural networks stop learning, and stops it. For TensorFlow/Keras.
 
 Subpackages are imported when they are first used: `import keras_plasticity` does
-not import TensorFlow.
+not import TensorFlow. Where Keras is imported already, all that saved models may hold is
+imported at once, so that `keras.models.load_model` finds it.
 """
 
 import importlib
+import sys
 import typing
 
 __version__ = "0.1.0"
@@ -55,3 +57,13 @@ def __getattr__(name: str) -> typing.Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _register() -> None:
+    """Imports what saved models may hold."""
+    for room in ("constraints", "layers", "losses", "optimizers", "regularizers"):
+        importlib.import_module(f"{__name__}.{room}")
+
+
+if "keras" in sys.modules:
+    _register()

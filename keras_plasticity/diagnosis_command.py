@@ -7,6 +7,7 @@ import pathlib
 import typing
 import zipfile
 
+from keras_plasticity import _register
 from keras_plasticity.usage import UsageError, quiet
 
 if typing.TYPE_CHECKING:
@@ -125,8 +126,7 @@ def _arrays(path: pathlib.Path, scale: float | None) -> tuple:
 def _model(path: pathlib.Path) -> keras.Model:
     import keras
 
-    import keras_plasticity.layers  # noqa: F401, whose layers the file may hold
-
+    _register()
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:

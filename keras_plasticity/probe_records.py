@@ -79,7 +79,8 @@ def over_layers(df: pd.DataFrame, layer: str = "last") -> pd.DataFrame:
         df: DataFrame from `load`.
         layer: `"last"`, the layer nearest to the outputs that the probe has a value for;
             `"mean"` or `"max"` over layers, NaN if one is; or the name of a layer.
-            A value of the whole model is taken, by whichever rule, where a probe has one.
+            A value of the whole model is taken, by whichever rule, where a probe has one; for
+            the name of a layer, where it has none of this layer.
 
     Returns:
         The table with one row per run, record and probe. Under `layer` stands the layer's
@@ -90,8 +91,10 @@ def over_layers(df: pd.DataFrame, layer: str = "last") -> pd.DataFrame:
     """
     keys = [*_RUN, *_WHEN, "probe"]
     if layer not in RULES:
-        found = df[(df["layer"] == layer) | (df["layer"] == "model")]
-        if not (found["layer"] == layer).any():
+        named = df["layer"] == layer
+        without = ~df["probe"].isin(df["probe"][named].unique())
+        found = df[named | (without & (df["layer"] == "model"))]
+        if not named.any():
             names = sorted(df["layer"].unique())
             raise ValueError(
                 f"Argument `layer` must be one of {RULES} or a layer, {names}. "

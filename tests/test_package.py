@@ -83,3 +83,16 @@ def test_readme_examples_run(monkeypatch, tmp_path):
     names: dict = {}
     exec(code, names)
     assert [row["task"] for row in names["rows"]] == [0, 1]
+
+
+def test_saved_models_are_found_by_another_process(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "relu"), kp.layers.CReLU()])
+    penalties = [kp.regularizers.L2Init(1e-2)]
+    model.compile(kp.optimizers.Regularized(keras.optimizers.Adam(), penalties), "mse")
+    model.save(tmp_path / "model.keras")
+    code = (
+        "import keras, keras_plasticity; "
+        f"print(type(keras.models.load_model(r'{tmp_path / 'model.keras'}').optimizer).__name__)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout.split()[-1:] == ["Regularized"], found.stderr

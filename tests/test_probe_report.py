@@ -57,7 +57,7 @@ def test_layers_to_one_value_by_hand():
         found = probe_records.over_layers(df, rule)
         assert found["value"].tolist() == [expected, 9.0]
         assert found["layer"].tolist() == ["b" if rule == "last" else rule, "model"]
-    assert probe_records.over_layers(df, "a")["value"].tolist() == [0.25, 1.0, 9.0]
+    assert probe_records.over_layers(df, "a")["value"].tolist() == [0.25, 1.0]
     with pytest.raises(ValueError, match="Received: layer='c'"):
         probe_records.over_layers(df, "c")
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_plasticity.callbacks.intervention import Intervention
-from keras_plasticity.hooks import StepOutputs
+from keras_plasticity.hooks import StepHooks, StepOutputs
 from keras_plasticity.surgery import weights
 
 
@@ -30,6 +30,12 @@ class ChurnReduction(Intervention):
     before them. It costs a copy of the weights and, at every act, a forward and a backward pass
     on the reference and a forward pass of the copy. Outputs are those in inference mode. What is
     not finite (overflow in half precision) is not applied.
+
+    At the begin of a task the reference is forgotten: what changes the network there (a fresh
+    network, a reset, shrink and perturb) is not taken back, nor is the first update. In
+    the midst of a task it counts as churn whatever changed the weights since the last act, a
+    reset by another callback included; after `kp.surgery.reinitialize` by hand call
+    `on_task_begin`.
 
     Example:
 
@@ -88,6 +94,16 @@ class ChurnReduction(Intervention):
         )
         self._known = keras.Variable(False, dtype="bool", trainable=False, name="known")
         self.count(["network"])
+
+    @property
+    def uses_task_boundaries(self) -> bool:
+        return self.acts
+
+    def on_task_begin(self, task, model):
+        super().on_task_begin(task, model)
+        if self.acts and getattr(task, "index", task) > 0:
+            StepHooks.of(model).build(self)
+            self._known.assign(False)
 
     @property
     def acts(self) -> bool:

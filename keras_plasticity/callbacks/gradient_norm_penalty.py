@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_plasticity.batch_loss import loss_gradients
 from keras_plasticity.callbacks.intervention import Intervention
 from keras_plasticity.hooks import StepOutputs
+from keras_plasticity.layers.pop_art import PopArt
 from keras_plasticity.surgery import weights
 
 
@@ -42,7 +43,8 @@ class GradientNormPenalty(Intervention):
             Default 1e-3.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or the model has a `kp.layers.PopArt`,
+            whose gradient in inference mode, in units of the targets, is not that of training.
 
     Reference:
         Barrett and Dherin, "Implicit Gradient Regularization", 2021,
@@ -67,6 +69,13 @@ class GradientNormPenalty(Intervention):
 
     def build(self, model):
         super().build(model)
+        found = [layer.name for layer in model._flatten_layers() if isinstance(layer, PopArt)]
+        if self.acts and found:
+            raise ValueError(
+                "`GradientNormPenalty` takes the gradient in inference mode, which `PopArt` does "
+                "not divide by sigma**2: the model must have no such layer. "
+                f"Received: a model with {found}"
+            )
         self._weights = weights.Borrowed(model.trainable_variables)
         self.count(["network"])
 

@@ -19,7 +19,9 @@ class PopArtUpdate(InGraphCallback):
     the layer, saved and loaded with the model. Weights of examples are not looked at.
 
     Raises:
-        ValueError: from `fit`, if the model does not end in one `PopArt` layer.
+        ValueError: from `fit`, if the model does not end in one `PopArt` layer. Of subclassed
+            models, whose order of computation is not known, only the number of such layers
+            is checked.
     """
 
     def build(self, model: keras.Model) -> None:
@@ -29,6 +31,12 @@ class PopArtUpdate(InGraphCallback):
             raise ValueError(
                 "`PopArtUpdate` needs a model with one `kp.layers.PopArt` layer, its last. "
                 f"Received: a model with {len(found)}"
+            )
+        last = _last(getattr(model, "outputs", None))
+        if last is not None and last is not found[0]:
+            raise ValueError(
+                "`PopArtUpdate` needs a model whose output is that of its `kp.layers.PopArt` "
+                f"layer and no other. Received: a model that ends in {last}"
             )
         self._layer = found[0]
 
@@ -44,3 +52,17 @@ class PopArtUpdate(InGraphCallback):
     def get_config(self) -> dict:
         """Returns the arguments of the constructor: none."""
         return {}
+
+
+def _last(outputs: typing.Any) -> typing.Any:
+    """The operation that makes the output, a list for several outputs; None if not known."""
+    if not outputs:
+        return None
+    histories = [out._keras_history for out in outputs]
+    last = [history.operation for history in histories]
+    if len(last) > 1:
+        return last
+    if isinstance(last[0], keras.Model):  # nested
+        inner = getattr(last[0], "outputs", None)
+        return _last(inner and [inner[histories[0].tensor_index]])
+    return last[0]

@@ -9,6 +9,13 @@ import tensorflow as tf
 
 from keras_plasticity.callbacks.intervention import Intervention
 from keras_plasticity.hooks import StepOutputs
+from keras_plasticity.layers import (
+    CenterScale,
+    NormalizedConv2D,
+    NormalizedDense,
+    NormalizedLogits,
+    WeightStandardization,
+)
 from keras_plasticity.surgery import weights
 
 _NORMS = (
@@ -16,7 +23,11 @@ _NORMS = (
     keras.layers.GroupNormalization,
     keras.layers.LayerNormalization,
     keras.layers.RMSNormalization,
+    keras.layers.UnitNormalization,
+    NormalizedLogits,
 )
+# Layers that divide their kernel by its norm or deviation.
+_SCALE_FREE = (NormalizedConv2D, NormalizedDense, WeightStandardization)
 
 
 class ScheduledRescaling(Intervention):
@@ -35,7 +46,10 @@ class ScheduledRescaling(Intervention):
     those of before times the product of all `c_l`, so no decision changes. With branches, other
     activations and attention they are so nearly; the product is then over all layers before in
     the order of the model. Behind a normalisation the product begins anew: what comes out of it
-    does not feel the scales before it. What the optimizer keeps is unchanged.
+    does not feel the scales before it. Kernels whose own norm is divided out
+    (`kp.layers.NormalizedDense`, `NormalizedConv2D`, `NormalizedLogits`,
+    `WeightStandardization`) are left alone and count as not scaled. What the optimizer keeps is
+    unchanged.
 
     Example:
 
@@ -81,18 +95,18 @@ class ScheduledRescaling(Intervention):
         chosen = weights.select_layers(model, self.layers)
         self._plan = weights.Borrowed()  # of ("kernel" | "bias" | "norm", weight)
         for layer in weights._layers(model, set()).values():
-            if isinstance(layer, _NORMS):
+            if _is_norm(layer):
                 self._plan.append(("norm", None))
             elif any(layer is one for one in chosen.values()):
                 own = weights.float_variables(layer, trainable=True)
-                self._plan += [("kernel", v) for v in own if weights.is_kernel(v)]
+                self._plan += [("kernel", v) for v in own if _is_scaled(layer, v)]
                 self._plan += [("bias", v) for v in own if v.name == "bias"]
         kernels = [v for kind, v in self._plan if kind == "kernel"]
         norms = [float(tf.norm(tf.cast(v.value, tf.float32))) for v in kernels]
         self._norms = keras.Variable(norms, dtype="float32", trainable=False, name="norms")
         self.count(list(chosen))
         self._sizes = [
-            weights.entries(v for v in layer.trainable_variables if weights.is_kernel(v))
+            weights.entries(v for v in layer.trainable_variables if _is_scaled(layer, v))
             for layer in chosen.values()
         ]
 
@@ -124,6 +138,19 @@ class ScheduledRescaling(Intervention):
             "unit": self.unit,
             "layers": self.layers,
         }
+
+
+def _is_norm(layer: typing.Any) -> bool:
+    """Whether what comes out of a layer does not feel the scale of what enters."""
+    if isinstance(layer, CenterScale):
+        return layer.scale_axis is not None
+    return isinstance(layer, _NORMS)
+
+
+def _is_scaled(layer: typing.Any, variable: keras.Variable) -> bool:
+    """Whether a weight is a kernel whose scale has an effect on the outputs."""
+    free = isinstance(layer, _SCALE_FREE) or _is_norm(layer)
+    return weights.is_kernel(variable) and not free
 
 
 def rescaling(kernel: tf.Tensor, norm: tf.Tensor, rate: float) -> tf.Tensor:

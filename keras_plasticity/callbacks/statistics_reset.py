@@ -12,6 +12,7 @@ from keras_plasticity.callbacks.intervention import Intervention
 from keras_plasticity.hooks import Clock, StepOutputs
 from keras_plasticity.layers import CenterScale
 from keras_plasticity.surgery import weights
+from keras_plasticity.units.trace import Trace, graph_of
 
 _LOG = logging.getLogger("keras_plasticity")
 _TO = ("first_batch", "initial")
@@ -57,8 +58,10 @@ class StatisticsReset(Intervention):
         batch normalisation. What to do about them is ours.
 
     Deviations:
-        With `"first_batch"`, layers that renormalise (`renorm=True`) or whose momentum is 1 are
-        left alone, with a line in the log.
+        With `"first_batch"`, layers that renormalise (`renorm=True`), whose momentum is 1, or
+        that the model calls at several places, where one training step moves statistics several
+        times, are left alone, with a line in the log. Calls are counted in functional and
+        sequential models; of others one call is taken for granted.
     """
 
     def __init__(
@@ -107,8 +110,17 @@ class StatisticsReset(Intervention):
                 )
         chosen = {name: layer for name, layer in found.items() if name in names}
         if self.to == "first_batch":
+            calls = _calls(model)
             for name, layer in list(chosen.items()):
-                if layer.momentum == 1 or getattr(layer, "renorm", False):
+                if calls.get(id(layer), 1) > 1:
+                    _LOG.warning(
+                        "%r is skipped: it is called %s times in a step, and a batch cannot be "
+                        'told from its statistics; `to="initial"` resets it',
+                        name,
+                        calls[id(layer)],
+                    )
+                    del chosen[name]
+                elif layer.momentum == 1 or getattr(layer, "renorm", False):
                     _LOG.warning("%r is skipped: a batch cannot be told from its statistics", name)
                     del chosen[name]
         if not chosen:
@@ -150,6 +162,12 @@ class StatisticsReset(Intervention):
 
     def get_config(self) -> dict:
         return {"period": self.period, "to": self.to, "layers": self.layers}
+
+
+def _calls(model: keras.Model) -> dict[int, int]:
+    """How often a pass calls each operation, by its `id`; empty where that cannot be told."""
+    graph = graph_of(model)
+    return {} if graph is None else dict(Trace(graph, lambda operation: False).calls)
 
 
 def _statistics(layer: typing.Any) -> list[keras.Variable]:

@@ -8,6 +8,7 @@ import typing
 
 import keras
 
+from keras_plasticity.layers.normalized_kernel import Projection
 from keras_plasticity.optimizers.decay_policy import DecayPolicy
 from keras_plasticity.surgery.weights import is_kernel
 from keras_plasticity.units.rules.kernels import Equation
@@ -29,7 +30,8 @@ class Constrained:
         constraints: dict from the path of a weight to the constraint it has now.
         left: dict from the path of a weight that was chosen to why it was left alone.
         unsaved: list of paths whose constraint is lost when the model is saved, because the
-            configuration of their layer has no place for it.
+            configuration of the layer that is saved has no place for it. Of a layer made of
+            layers (attention) that is the outer one.
     """
 
     constraints: dict[str, typing.Any]
@@ -58,7 +60,9 @@ def constrain(
     Keras applies it after every update, in any training loop that uses an optimizer of Keras.
     It takes effect at the next `fit`, and weights at the first update after it. Where a layer
     has an argument for it (`kernel_constraint`), that is set as well, so it is saved and loaded
-    with the model.
+    with the model. For a layer made of layers (`MultiHeadAttention`) the constraint holds but is
+    not saved, see `Constrained.unsaved`. Kernels that the layer itself keeps at a norm
+    (`kp.layers.NormalizedDense`) are left alone.
 
     A constraint with a method `with_fan_in(n)`, as `WeightClipping`, is told the number of
     inputs of the units: of the layer's kernel, also for its bias.
@@ -91,11 +95,15 @@ def constrain(
     left: dict[str, str] = {}
     unsaved: list[str] = []
     before: list[tuple] = []
+    saved_by = {id(part): top for top in _saved(model) for part in top._flatten_layers()}
     for layer in model._flatten_layers():
         kernels = [v for v in layer._trainable_variables if is_kernel(v)]
         for variable in layer._trainable_variables:
             path = variable.path
             if not (is_kernel(variable) or _is_bias(variable)) or not policy.chooses(variable):
+                continue
+            if isinstance(variable.constraint, Projection):
+                left[path] = "its layer keeps it at a norm"
                 continue
             new = constraint
             if hasattr(constraint, "with_fan_in") and constraint.fan_in is None:
@@ -110,13 +118,14 @@ def constrain(
             argument = f"{_argument(layer, variable)}_constraint"
             if hasattr(layer, argument):
                 before.append((layer, argument, getattr(layer, argument)))
-                setattr(layer, argument, new)
+                if not _set_and_saved(layer, argument, new, saved_by.get(id(layer))):
+                    unsaved.append(path)
             else:
                 unsaved.append(path)
     if not done:
         raise ValueError(
-            f"`which` chooses none of the kernels and biases of {model.name!r} that have a known "
-            f"number of inputs. Received: which={which!r}"
+            f"`which` chooses none of the kernels and biases of {model.name!r} that can have "
+            f"the constraint; left alone: {left}. Received: which={which!r}"
         )
     model.train_function = None  # a step that is traced already knows no constraint
     return Constrained(done, left, unsaved, before, model)
@@ -165,6 +174,26 @@ def fan_in_of(layer: keras.layers.Layer, kernel: keras.Variable) -> int | None:
     if isinstance(layer, _PLAIN) or kernel.name == "pointwise_kernel" or len(shape) == 2:
         return math.prod(shape[:-1])
     return None
+
+
+def _saved(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers whose configurations are saved; what is in them comes from these alone."""
+    if not isinstance(model, (keras.Sequential, keras.src.models.functional.Functional)):
+        return [model]
+    parts = [_saved(part) if isinstance(part, keras.Model) else [part] for part in model.layers]
+    return [layer for layers in parts for layer in layers]
+
+
+def _set_and_saved(layer, argument: str, new: typing.Any, top: typing.Any) -> bool:
+    """Sets an argument of a layer; whether the configuration of the layer that is saved has it."""
+    configurations = []
+    for value in (None, new):
+        setattr(layer, argument, value)
+        try:
+            configurations.append(repr(top.get_config()))
+        except Exception:  # what a user's layer raises is not known
+            configurations.append("")
+    return configurations[0] != configurations[1]
 
 
 def _is_bias(variable: keras.Variable) -> bool:

@@ -210,7 +210,10 @@ def _rank_and_clones(measured, at_work, found) -> None:
         return
     causes = tuple(n for n in ("dead_units", "cloned_units") if n in at_work)
     if not low and causes:
-        reason = f"{own:.0%} of a random kernel's rank among units that live and are no copies"
+        if np.isnan(own):
+            reason = "in no layer are there enough units that live and are no copies"
+        else:
+            reason = f"{own:.0%} of a random kernel's rank among units that live and are no copies"
         found["rank_collapse"] = (causes, reason)
     elif low and "cloned_units" in at_work and not _copied(measured):
         reason = "as many units are alike as in random kernels of so low a rank"

@@ -12,6 +12,8 @@ import numpy as np
 from keras_plasticity.diagnosis import unit_masks
 from keras_plasticity.diagnosis.findings import Evidence, judged
 from keras_plasticity.diagnosis.growth import Growth
+from keras_plasticity.layers import PopArt
+from keras_plasticity.losses import TargetNormalization
 from keras_plasticity.probes import spectrum
 from keras_plasticity.probes.inputs import ProbeInputs
 from keras_plasticity.probes.probe import NotApplicableError
@@ -119,8 +121,13 @@ def _targets(inputs: ProbeInputs) -> list[Evidence]:
     y = np.asarray(flat[0], np.float64)
     if y.ndim == 1:
         y = y[:, None]
+    loss = getattr(inputs.model, "loss", None)
+    if getattr(loss, "bins", None) is not None:
+        raise NotApplicableError("the loss puts targets into bins, so that their size is nothing")
     if y.shape != outputs.shape:
         raise NotApplicableError(f"targets {y.shape[1:]} are no outputs {outputs.shape[1:]}")
+    if isinstance(loss, TargetNormalization):
+        y = (y - np.asarray(loss.mean)) / np.asarray(loss.deviation)
     y = _before_rescaling(inputs.model, y)
     rest = y - _bias(inputs.model, y)
     found = [judged("target_magnitude", float(np.sqrt(np.mean(rest**2))))]
@@ -134,8 +141,10 @@ def _targets(inputs: ProbeInputs) -> list[Evidence]:
 
 
 def _before_rescaling(model: keras.Model, y: np.ndarray) -> np.ndarray:
-    """Targets as the last layer with weights sees them, under a `Rescaling` at the end."""
+    """Targets as the last kernel sees them, under a `Rescaling` or `PopArt` at the end."""
     layers = getattr(model, "layers", [])
+    if layers and isinstance(layers[-1], PopArt):
+        return (y - np.asarray(layers[-1].mu)) / np.sqrt(np.asarray(layers[-1].variance))
     if layers and isinstance(layers[-1], keras.layers.Rescaling):
         return (y - np.asarray(layers[-1].offset)) / np.asarray(layers[-1].scale)
     return y
@@ -191,8 +200,8 @@ def _shift(
         living = unit.alive & ~unit.linear
         if then is None or len(then["mean"]) != unit.group.size or not living.any():
             continue
-        before = np.mean(_position(then))
-        layers[name] = float(abs(np.mean(_position(now[name])[living]) - before))
+        moved = _position(now[name])[living].mean() - _position(then)[living].mean()
+        layers[name] = float(abs(moved))
     if not layers:
         raise NotApplicableError("no layer of the `reference` has the same units")
     worst = max(layers, key=layers.__getitem__)

@@ -11,6 +11,7 @@ Networks unlike those (of millions of weights, trained for days) may need others
 
 from __future__ import annotations
 
+from keras_plasticity.diagnosis import remedies
 from keras_plasticity.diagnosis.mechanism import Indicator, Mechanism, Remedy
 
 STUDY = "development study, tests/benchmarks/diagnosis.py"
@@ -18,20 +19,6 @@ CALIBRATION = f"{STUDY} --calibrate"
 LYLE = "Lyle et al. 2024, arXiv 2402.18762"
 JOUDAKI = "Joudaki et al. 2025, arXiv 2510.00304"
 ROY = "Roy and Vetterli 2007"
-
-
-_NORM = Remedy(
-    "layer normalisation before every nonlinearity, without learned scale and offset",
-    'kp.models.mlp(shape, outputs, norm="layer", affine=False)',
-)
-_DECAY = Remedy(
-    "L2 on the kernels (coupled; AdamW's decay is multiplied by the learning rate)",
-    "kp.models.mlp(shape, outputs, kernel_regularizer=keras.regularizers.L2(1e-4))",
-)
-_SHRINK = Remedy(
-    "shrink all weights and perturb them at task boundaries",
-    "kp.callbacks.ShrinkAndPerturb(shrink=0.6, perturb=0.01)",
-)
 
 TARGETS = Mechanism(
     "large_targets",
@@ -53,12 +40,20 @@ TARGETS = Mechanism(
     ("norm_growth", "rank_collapse", "linearised_units", "dead_units"),
     (
         Remedy(
-            "train on normalised targets, and undo it when predicting",
-            "y = (y - y.mean(0)) / y.std(0)",
+            "train on normalised targets; `loss.decode` undoes it when predicting",
+            "loss = kp.losses.TargetNormalization.of(y)",
         ),
         Remedy(
-            "classify into bins instead of regressing",
-            "model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))",
+            "an output layer that follows targets that move, and its callback for `fit`",
+            "kp.layers.PopArt(outputs), kp.callbacks.PopArtUpdate()",
+        ),
+        Remedy(
+            "classify into bins instead of regressing, with `bins` outputs per target",
+            "loss = kp.losses.TwoHot(low, high, bins)",
+        ),
+        Remedy(
+            "the same, with targets spread over neighbouring bins",
+            "loss = kp.losses.HLGauss(low, high, bins)",
         ),
     ),
 )
@@ -81,10 +76,11 @@ SHIFT = Mechanism(
     ),
     ("dead_units", "linearised_units"),
     (
-        _NORM,
+        remedies.FORTIFY,
+        remedies.NORM,
         Remedy(
-            "batch normalisation before every nonlinearity",
-            'kp.models.mlp(shape, outputs, norm="batch")',
+            "each unit centred and scaled over the batch, between kernel and nonlinearity",
+            'kp.layers.CenterScale("batch", "batch")',
         ),
     ),
 )
@@ -119,12 +115,18 @@ NORMS = Mechanism(
     ),
     ("saturation", "dead_units", "linearised_units"),
     (
-        _DECAY,
-        Remedy("decoupled decay", "kp.optimizers.adamw(learning_rate=1e-3, weight_decay=0.1)"),
-        _SHRINK,
         Remedy(
-            "bound the norm of each unit's weights",
-            "keras.layers.Dense(units, kernel_constraint=keras.constraints.MaxNorm(3))",
+            "pull weights toward where they began",
+            "kp.optimizers.Regularized(optimizer, [kp.regularizers.L2Init(1e-2)])",
+        ),
+        Remedy("decoupled decay", "kp.optimizers.DecoupledDecay(optimizer, 0.1)"),
+        Remedy(
+            "bound every weight, in a network that exists",
+            "kp.constraints.constrain(model, kp.constraints.WeightClipping(2.0))",
+        ),
+        Remedy(
+            "keep the norms of kernels, behind which all is normalised; with a schedule of rates",
+            "kp.callbacks.FrobeniusProjection()",
         ),
     ),
 )
@@ -157,12 +159,13 @@ LINEARISED = Mechanism(
     ),
     ("dead_units", "rank_collapse", "cloned_units"),
     (
-        _NORM,
+        remedies.FORTIFY,
+        remedies.NORM,
         Remedy(
             "draw the layers' weights anew at task boundaries",
             "kp.callbacks.LayerReset(last=2)",
         ),
-        _SHRINK,
+        remedies.SHRINK,
     ),
 )
 DEAD = Mechanism(
@@ -193,10 +196,10 @@ DEAD = Mechanism(
     ),
     ("rank_collapse", "linearised_units"),
     (
+        remedies.FORTIFY,
         Remedy("recycle dormant units", "kp.callbacks.ReDo(period=1000, threshold=0.025)"),
         Remedy("reset units that have not fired for long", "kp.callbacks.SelfNormalizedResets()"),
         Remedy("replace the least useful units all the time", "kp.callbacks.ContinualBackprop()"),
-        _NORM,
         Remedy("a nonlinearity that always passes gradient", "keras.layers.LeakyReLU(0.1)"),
     ),
 )
@@ -228,12 +231,13 @@ CLONES = Mechanism(
     ),
     ("rank_collapse",),
     (
+        remedies.PARSEVAL,
         Remedy("noise that parts the copies", "kp.layers.Dropout(0.1)"),
         Remedy(
             "a little noise at every task boundary",
             "kp.callbacks.ShrinkAndPerturb(shrink=0.9, perturb=0.1)",
         ),
-        Remedy("orthogonal kernels at task boundaries", "kp.callbacks.OrthogonalReset()"),
+        remedies.ORTHOGONAL,
     ),
 )
 RANK = Mechanism(
@@ -273,9 +277,13 @@ RANK = Mechanism(
     ),
     ("cloned_units",),
     (
-        Remedy("orthogonal kernels at task boundaries", "kp.callbacks.OrthogonalReset()"),
+        remedies.PARSEVAL,
+        Remedy(
+            "largest singular values near 1",
+            "kp.optimizers.Regularized(optimizer, [kp.regularizers.SpectralRegularizer(1e-4)])",
+        ),
+        remedies.ORTHOGONAL,
         Remedy("draw layers anew at task boundaries", "kp.callbacks.LayerReset(last=2)"),
-        _SHRINK,
     ),
 )
 SATURATION = Mechanism(
@@ -311,10 +319,11 @@ SATURATION = Mechanism(
     (),
     (
         Remedy(
-            "label smoothing",
-            "keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)",
+            "label smoothing, of integer labels",
+            "loss = kp.losses.SmoothedSparseCategoricalCrossentropy(0.1)",
         ),
-        _DECAY,
+        Remedy("an output layer whose logits are bounded", "kp.layers.NormalizedLogits(outputs)"),
+        remedies.DECAY,
         Remedy("draw the output layer anew at task boundaries", "kp.callbacks.LayerReset(last=1)"),
     ),
 )
@@ -339,7 +348,8 @@ TRAINABILITY = Mechanism(
     ),
     (),
     (
-        _SHRINK,
+        remedies.FORTIFY,
+        remedies.SHRINK,
         Remedy("draw layers anew at task boundaries", "kp.callbacks.LayerReset(last=2)"),
     ),
 )

@@ -36,7 +36,8 @@ class PopArt(keras.layers.Dense):
     Example:
 
     ```python
-    model = keras.Sequential([keras.layers.Dense(64, "relu"), kp.layers.PopArt()])
+    layers = [keras.Input((8,)), keras.layers.Dense(64, "relu"), kp.layers.PopArt()]
+    model = keras.Sequential(layers)
     model.compile("adam", "mse")
     model.fit(x, y, callbacks=[kp.callbacks.PopArtUpdate()])
     ```

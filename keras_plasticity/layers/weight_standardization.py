@@ -86,9 +86,15 @@ class WeightStandardization(keras.layers.Wrapper):
         """Computes the outputs."""
         kernel = self.layer.kernel
         used = standardized(kernel, self.gain, self.epsilon)
-        # The layer reads its kernel and finds this tensor; gradients go through it.
-        with keras.StatelessScope([(kernel, keras.ops.cast(used, kernel.dtype))]):
-            return self.layer(inputs)
+        # The layer reads its kernel and finds this tensor; gradients go through it. The other
+        # variables are named as well: a scope hides the one around it, as of `stateless_call`.
+        values = [(v, v.value) for v in self.layer.variables if v is not kernel]
+        values.append((kernel, keras.ops.cast(used, kernel.dtype)))
+        with keras.StatelessScope(values, collect_losses=True) as scope:
+            outputs = self.layer(inputs)
+        for penalty in scope.losses:  # on activations; the layer itself could not keep them
+            self.add_loss(penalty)
+        return outputs
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """Returns the shape of the outputs."""

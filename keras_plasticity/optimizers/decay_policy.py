@@ -74,3 +74,17 @@ class DecayPolicy:
 
     def __hash__(self) -> int:
         return hash((self.which, self.toward))
+
+
+def checked_policy(policy: typing.Any) -> DecayPolicy:
+    """Returns a policy, the default for None.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if policy is not None and not isinstance(policy, DecayPolicy):
+        raise ValueError(
+            "`policy` must be a DecayPolicy, as kp.optimizers.DecayPolicy('all'). "
+            f"Received: policy={policy!r}"
+        )
+    return policy or DecayPolicy()

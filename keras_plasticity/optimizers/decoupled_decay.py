@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_plasticity.optimizers.decay_policy import DecayPolicy
+from keras_plasticity.optimizers.decay_policy import DecayPolicy, checked_policy
 from keras_plasticity.optimizers.wrapper import Wrapper
 
 
@@ -71,7 +71,7 @@ class DecoupledDecay(Wrapper):
         super().__init__(optimizer, name)
         if not (isinstance(decay, (int, float)) and 0 <= decay < math.inf):
             raise ValueError(f"`decay` must be at least 0. Received: decay={decay!r}")
-        self.decay, self.policy = decay, policy or DecayPolicy()
+        self.decay, self.policy = decay, checked_policy(policy)
 
     def build_state(self, variables: list) -> None:
         """Notes which weights decay, and where they began."""

@@ -21,29 +21,32 @@ class GradientNoise(Wrapper):
     """Adds normal noise to the gradients before another optimizer makes the step.
 
     ```python
-    g = gradient + sigma / (1 + t)**(decay / 2) * normal  # t: updates so far
+    g = gradient + sigma / (1 + t)**(annealing / 2) * normal  # t: updates so far
     w = inner.update(w, g)
     ```
 
-    so the variance is `sigma**2 / (1 + t)**decay`. Adam divides the sum by the root of its
+    so the variance is `sigma**2 / (1 + t)**annealing`. Adam divides the sum by the root of its
     second moment, so where gradients are small its steps become those of the noise.
 
-    Draws are a function of the seed and of a counter that is saved with the optimizer and that
-    no reset moves; they are the same with and without XLA. A reset of the iterations
-    (`kp.callbacks.OptimizerReset`) makes the noise as strong as at the start. A draw costs about
-    5 ns a weight on a CPU core, see `surgery/noise.py`.
+    Draws are a function of the seed and of a counter that is saved with the optimizer; they are
+    the same with and without XLA. A reset of the iterations (`kp.callbacks.OptimizerReset`) makes
+    the noise as strong as at the start and leaves the counter, so no noise comes again.
+    `kp.surgery.reset_optimizer` (`kp.callbacks.FreshNetwork`) builds everything anew, the counter
+    too: the same noise comes again. A draw costs about 5 ns a weight on a CPU core, see
+    `surgery/noise.py`.
 
     Example:
 
     ```python
-    optimizer = kp.optimizers.GradientNoise(keras.optimizers.SGD(0.1), sigma=0.01, decay=0.0)
+    optimizer = kp.optimizers.GradientNoise(keras.optimizers.SGD(0.1), 0.01, annealing=0.0)
     ```
 
     Args:
         optimizer: `keras.optimizers.Optimizer`, what makes the step.
         sigma: float, at least 0, deviation of the noise at the first update. With 0 it is
             the inner optimizer, bit for bit. Default 0.1.
-        decay: float, at least 0, `gamma` of the paper. Default 0.55.
+        annealing: float, at least 0, `gamma` of the paper: how fast the noise fades, 0 for
+            never. Default 0.55.
         which: see `DecayPolicy`. Default "all".
         seed: int. Default 0.
         name: str. Default "gradient_noise".
@@ -64,18 +67,18 @@ class GradientNoise(Wrapper):
         self,
         optimizer: keras.optimizers.Optimizer,
         sigma: float = 0.1,
-        decay: float = 0.55,
+        annealing: float = 0.55,
         which: str = "all",
         seed: int = 0,
         name: str | None = None,
     ) -> None:
         super().__init__(optimizer, name)
-        for argument, value in (("sigma", sigma), ("decay", decay)):
+        for argument, value in (("sigma", sigma), ("annealing", annealing)):
             if not (isinstance(value, (int, float)) and 0 <= value < math.inf):
                 raise ValueError(f"`{argument}` must be at least 0. Received: {argument}={value!r}")
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ValueError(f"`seed` must be a whole number. Received: seed={seed!r}")
-        self.sigma, self.decay, self.seed = sigma, decay, seed
+        self.sigma, self.annealing, self.seed = sigma, annealing, seed
         self.which = which
         self._policy = DecayPolicy(which)
 
@@ -91,7 +94,7 @@ class GradientNoise(Wrapper):
             return gradients
         seed = tf.stack([tf.constant(self.seed, tf.int32), tf.identity(self._drawn.value)])
         self._drawn.assign_add(1)
-        size = deviation(self.iterations, self.sigma, self.decay)
+        size = deviation(self.iterations, self.sigma, self.annealing)
         new = []
         for gradient, variable in zip(gradients, variables, strict=True):
             index = self._get_variable_index(variable)
@@ -104,10 +107,10 @@ class GradientNoise(Wrapper):
 
     def get_config(self) -> dict:
         """Returns the arguments of the constructor."""
-        own = {"sigma": self.sigma, "decay": self.decay, "which": self.which, "seed": self.seed}
-        return {**super().get_config(), **own}
+        names = ("sigma", "annealing", "which", "seed")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def deviation(t: typing.Any, sigma: float, decay: float) -> typing.Any:
-    """Returns `sigma / (1 + t)**(decay / 2)`, float32, the deviation after `t` updates."""
-    return sigma / (1 + ops.cast(t, "float32")) ** (decay / 2)
+def deviation(t: typing.Any, sigma: float, annealing: float) -> typing.Any:
+    """Returns `sigma / (1 + t)**(annealing / 2)`, float32, the deviation after `t` updates."""
+    return sigma / (1 + ops.cast(t, "float32")) ** (annealing / 2)

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_plasticity.optimizers.decay_policy import DecayPolicy
+from keras_plasticity.optimizers.decay_policy import DecayPolicy, checked_policy
 from keras_plasticity.optimizers.decoupled_decay import kept, place, places_and_goals
 from keras_plasticity.optimizers.wrapper import Wrapper
 
@@ -30,8 +30,9 @@ class Regularized(Wrapper):
 
     A penalty is any function of a weight that returns a scalar. It may have, besides:
     `applied_to(variable)`, what to use in its place for a weight, or None; `state(variable)`, a
-    list of arrays to keep for it; `update(w, *state)`, the new arrays (None for one that stays),
-    once per step before the gradient; `gradient(w, *state)` where that is cheaper than a tape.
+    list of arrays to keep for it, in the dtype of the weight, float32 or better; `update(w,
+    *state)`, the new arrays (None for one that stays), once per step before the gradient;
+    `gradient(w, *state)` where that is cheaper than a tape.
 
     What is remembered is not reset: not by `kp.callbacks.OptimizerReset`, and not by callbacks
     that draw weights anew (`ReDo`, `LayerReset`), whose new weights are pulled to where the
@@ -66,11 +67,13 @@ class Regularized(Wrapper):
         name: str | None = None,
     ) -> None:
         super().__init__(optimizer, name)
-        if not isinstance(penalties, (list, tuple)) or not all(map(callable, penalties)):
+        if not isinstance(penalties, (list, tuple)) or not all(
+            callable(one) and not isinstance(one, type) for one in penalties
+        ):
             raise ValueError(
                 f"`penalties` must be a list of regularizers. Received: penalties={penalties!r}"
             )
-        self.penalties, self.policy = list(penalties), policy or DecayPolicy()
+        self.penalties, self.policy = list(penalties), checked_policy(policy)
 
     def build_state(self, variables: list) -> None:
         """Notes which weights have penalties, where they began, and what penalties keep."""
@@ -88,7 +91,8 @@ class Regularized(Wrapper):
                         f"Received: policy={self.policy}"
                     )
                 name = f"{place(variable)}_{type(one).__name__}_{number}"
-                state = [kept(self, f"{name}_{j}", a, "float32") for j, a in enumerate(arrays)]
+                dtype = keras.backend.result_type(variable.dtype, "float32")
+                state = [kept(self, f"{name}_{j}", a, dtype) for j, a in enumerate(arrays)]
                 if one is not None:
                     applied.append((one, state))
             self._applied.append(applied)

@@ -68,7 +68,7 @@ class UPGD(keras.optimizers.Optimizer):
             `scope="global"`. Default `"corrected"`.
         seed: int, start of the noise. Default None: drawn from Python's generator when the
             optimizer is built, so that `keras.utils.set_random_seed` and the seed of a run
-            decide it.
+            decide it; from then on it is the seed in the configuration.
         name: str. Default `"upgd"`.
         **kwargs: further arguments of `keras.optimizers.Optimizer`, not `weight_decay`.
 
@@ -86,8 +86,10 @@ class UPGD(keras.optimizers.Optimizer):
         optimizer of the code's README and its AdaUPGD step by twice the learning rate, to make
         up for gates of 1/2; this one and the paper's do not. `scope="local"` takes the norm of
         a variable, the code that along the last axis of a PyTorch weight. The noise comes from
-        `surgery.noise`, equal with and without XLA and with fused steps; its seed and the
-        number of updates are saved. There is no second-order utility.
+        `surgery.noise`, equal with and without XLA and with fused steps; its seed and a
+        counter of draws are saved. `kp.callbacks.OptimizerReset` moves neither, so no noise comes
+        again; `kp.surgery.reset_optimizer` (`kp.callbacks.FreshNetwork`) builds everything anew:
+        the same seed, counted from 0. There is no second-order utility.
     """
 
     def __init__(
@@ -132,12 +134,14 @@ class UPGD(keras.optimizers.Optimizer):
                 f"Received: weight_decay={kwargs['weight_decay']!r}"
             )
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        # In a dict: what is kept once and is an attribute is put back by `OptimizerReset`.
+        self._kept: dict[str, keras.Variable] = {}
         self.sigma, self.beta, self.decay = sigma, beta, decay
         self.scope, self.protecting, self.form, self.seed = scope, protecting, form, seed
         self.adam, self.beta_1, self.beta_2, self.epsilon = adam, beta_1, beta_2, epsilon
 
     def build(self, variables: list) -> None:
-        """Makes utilities, moments, and the seed of the noise."""
+        """Makes utilities, moments, and seed and counter of the noise."""
         if self.built:
             return
         super().build(variables)
@@ -148,12 +152,13 @@ class UPGD(keras.optimizers.Optimizer):
             )
         if self.sigma:
             first = random.randint(1, 2**31 - 1) if self.seed is None else self.seed % 2**31
-            self._noise_seed = self.add_variable(
-                shape=(),
-                dtype="int32",
-                name="noise_seed",
-                initializer=lambda shape, dtype: ops.full(shape, first, dtype),
-            )
+            for name, start in (("noise_seed", first), ("drawn", 0)):
+                self._kept[name] = self.add_variable(
+                    shape=(),
+                    dtype="int32",
+                    name=name,
+                    initializer=lambda shape, dtype, start=start: ops.full(shape, start, dtype),
+                )
 
     def _backend_update_step(self, grads: list, trainable_variables: list, learning_rate) -> None:
         """Updates all weights at once: the gate of one depends on all."""
@@ -188,6 +193,8 @@ class UPGD(keras.optimizers.Optimizer):
                 direction = direction + self.sigma * self._noise(i, w) * gate
             rate = ops.cast(learning_rate, w.dtype)
             self.assign(v, (1 - rate * self.decay) * w - rate * direction)
+        if self.sigma:
+            self._kept["drawn"].assign_add(1)
 
     def _direction(self, index: int, gradient, step):
         """Adam's, with bias corrections."""
@@ -200,13 +207,16 @@ class UPGD(keras.optimizers.Optimizer):
         return m / first / (ops.sqrt(v / second) + self.epsilon)
 
     def _noise(self, index: int, weight):
-        seed = tf.stack([self._noise_seed.value, tf.cast(self.iterations.value, tf.int32)])
+        seed = tf.stack([self._kept[name].value for name in ("noise_seed", "drawn")])
         return noise(None, weight.shape, weight.dtype, draws.fold(seed, index))
 
     def get_config(self) -> dict:
         """Returns the arguments of the constructor."""
         names = "sigma beta decay scope protecting adam beta_1 beta_2 epsilon form seed"
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+        own = {name: getattr(self, name) for name in names.split()}
+        if self.seed is None and self._kept:  # the one drawn, or that of a checkpoint
+            own["seed"] = int(self._kept["noise_seed"].numpy())
+        return {**super().get_config(), **own}
 
 
 def greatest_utility(utilities: list) -> typing.Any:

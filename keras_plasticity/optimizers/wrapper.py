@@ -113,6 +113,12 @@ class Wrapper(keras.optimizers.Optimizer):
         """Updates of the inner optimizer."""
         return self.inner_optimizer.iterations
 
+    def exclude_from_weight_decay(
+        self, var_list: list | None = None, var_names: list[str] | None = None
+    ) -> None:
+        """See Keras; of the `weight_decay` of the inner optimizer, and of nothing else."""
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
     def finalize_variable_values(self, var_list: list) -> None:
         """See Keras; done by the inner optimizer."""
         self.inner_optimizer.finalize_variable_values(var_list)

@@ -34,7 +34,7 @@ class ParsevalRegularizer(keras.regularizers.Regularizer):
     Its two products of matrices cost about half of a plain step of an MLP of equal layers at a
     batch of half their width, and less at larger ones. With `turns=2` half of the units have
     their turn at a step, with twice the strength, at half the cost; the mean over two steps is
-    the same.
+    the same. Where `turns` does not divide the units, the last of them have a smaller turn.
 
     With `turns=1` it remembers nothing, so it also works as `kernel_regularizer` of Keras.
 
@@ -79,12 +79,12 @@ class ParsevalRegularizer(keras.regularizers.Regularizer):
         return self if len(variable.shape) >= 2 else None
 
     def state(self, variable: keras.Variable) -> list:
-        """What is kept for a kernel: a count of steps, where units take turns."""
+        """What is kept for a kernel: whose turn it is, where units take turns."""
         return [] if self.turns == 1 else [ops.zeros(())]
 
     def update(self, x: typing.Any, *state: typing.Any) -> list:
         """Counts."""
-        return [tf.convert_to_tensor(count) + 1 for count in state]
+        return [(tf.convert_to_tensor(count) + 1) % self.turns for count in state]
 
     def __call__(self, x: typing.Any, *state: typing.Any) -> typing.Any:
         kernel = matrix(x)
@@ -103,7 +103,9 @@ class ParsevalRegularizer(keras.regularizers.Regularizer):
         apart = ops.matmul(kernel, tf.matmul(kernel, part, transpose_a=True)) - self.scale * part
         slope = 4 * self._factor(kernel) * apart
         if state:  # back to the columns it came from
-            slope = tf.pad(slope * units / size, [[0, 0], [0, units - size]])
+            fresh = first + tf.range(size) < units  # those behind had their turn already
+            slope = slope * self.turns * ops.cast(fresh, slope.dtype)
+            slope = tf.pad(slope, [[0, 0], [0, units - size]])
             slope = tf.roll(slope, first, axis=1)
         return ops.reshape(slope, x.shape)
 

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_plasticity.regularizers.stateful_regularizer import StatefulRegularizer
 
-_GAINS, _SHIFTS, _BIASES = ("gamma", "scale"), ("beta", "offset"), ("bias",)
+_GAINS, _SHIFTS, _BIASES = ("gamma",), ("beta", "offset"), ("bias",)
 _TINY = 1e-12
 
 
@@ -26,7 +26,10 @@ class SpectralRegularizer(StatefulRegularizer):
     strength * sum(beta**(2 * power))                  # their offsets
     ```
 
-    What is neither a kernel nor named so is left alone. Which of them are reached is said by
+    Scales and offsets are known by the names `gamma` and `beta`. What is neither a kernel nor
+    named so is left alone: also all that is named `scale`, since a weight does not tell whether
+    it is that of an `RMSNormalization` or of a layer that is to learn another one
+    (`kp.layers.Diagonal`, `kp.layers.NormalizedLogits`). Which of them are reached is said by
     the policy of `kp.optimizers.Regularized`: kernels alone by default, all with
     `DecayPolicy("all")`.
 
@@ -63,6 +66,7 @@ class SpectralRegularizer(StatefulRegularizer):
         https://arxiv.org/abs/2406.06811.
 
     Deviations:
+        The scale of `RMSNormalization` has no penalty, see above.
         No code of the authors was found; the default strength is that of ports. The singular
         vectors start from fixed random numbers, and at the first steps sigma is too small.
     """

@@ -60,7 +60,7 @@ class WassersteinInit(StatefulRegularizer):
     def state(self, variable: keras.Variable) -> list:
         """What is kept for a weight: its initial entries in ascending order.
 
-        With `every` above 1 also the entry that each is pulled to, and a count of steps.
+        With `every` above 1 also the entry that each is pulled to, and the steps since.
         """
         initial = ops.sort(ops.reshape(variable.value, (-1,)))
         return [initial] if self.every == 1 else [initial, variable.value, ops.zeros(())]
@@ -70,9 +70,9 @@ class WassersteinInit(StatefulRegularizer):
         if self.every == 1:
             return [None]
         initial, partner, count = map(tf.convert_to_tensor, state)
-        due = tf.equal(count % self.every, 0)
+        due = tf.equal(count, 0)
         new = tf.cond(due, lambda: ops.cast(_partner(x, initial), partner.dtype), lambda: partner)
-        return [None, new, count + 1]
+        return [None, new, (count + 1) % self.every]
 
     def penalty(self, x: typing.Any, *state: typing.Any) -> typing.Any:
         """The penalty, a scalar."""

@@ -55,6 +55,26 @@ def test_outputs_on_the_batch_before_change_less():
     assert changes[1] < 0.8 * changes[0]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_reset_at_a_task_is_not_taken_back(first):
+    """The first update after it is that of the run without, whichever callback comes first."""
+    kernels = []
+    for strength in (0.0, 1.0):
+        model, churn = network(), ChurnReduction(strength)
+        callbacks = [churn, kp.callbacks.LayerReset()][:: 1 if first else -1]
+        model.fit(X, Y, batch_size=4, verbose=0, shuffle=False, callbacks=callbacks)
+        model.trainable_variables[0].assign(10 * np.ones((3, 2)))  # far from any new network
+        model.fit(X[:4], Y[:4], batch_size=4, verbose=0, callbacks=callbacks)
+        for callback in callbacks:
+            callback.on_task_begin(1, model)
+        model.fit(X[4:8], Y[4:8], batch_size=4, verbose=0, callbacks=callbacks)
+        kernels.append(np.array(model.trainable_variables[0]))
+    np.testing.assert_allclose(*kernels, rtol=1e-5, atol=1e-6)
+    acted = int(churn.counts[0])
+    model.fit(X[8:], Y[8:], batch_size=4, verbose=0, callbacks=callbacks)
+    assert int(churn.counts[0]) == acted + 1
+
+
 def test_what_it_cannot_do():
     with pytest.raises(ValueError, match="`strength` must .*Received: strength=-1"):
         ChurnReduction(-1)

@@ -61,3 +61,11 @@ def test_a_step_is_that_of_the_penalty(activation):
 def test_arguments_are_checked(wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must .*Received"):
         GradientNormPenalty(**wrong)
+
+
+def test_pop_art_is_refused():
+    model = keras.Sequential([keras.Input((3,)), kp.layers.PopArt(name="head")])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"`PopArt`.*Received: a model with \['head'\]"):
+        GradientNormPenalty().build(model)
+    GradientNormPenalty(0.0).build(model)  # the plain run

@@ -126,3 +126,17 @@ def test_other_models_are_refused():
     with pytest.raises(ValueError, match="one `kp.layers.PopArt` layer.* with 0"):
         model.fit(X, Y, verbose=0, callbacks=[PopArtUpdate()])
     assert PopArtUpdate().get_config() == {} and PopArtUpdate().variables == []
+
+
+def test_other_places_of_the_layer_are_refused():
+    def model(ends):
+        inputs = keras.Input((6,))
+        model = keras.Model(inputs, ends(PopArt()(inputs)))
+        model.compile("sgd", "mse")
+        return model
+
+    nested = keras.Sequential([keras.Input((6,)), model(lambda x: x)])
+    PopArtUpdate().build(nested)
+    for ends in (keras.layers.Dense(1), lambda x: [x, x], keras.layers.ReLU()):
+        with pytest.raises(ValueError, match="whose output is that of.*Received: a model that"):
+            model(ends).fit(X, Y, verbose=0, callbacks=[PopArtUpdate()])

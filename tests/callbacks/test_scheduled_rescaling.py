@@ -70,6 +70,55 @@ def test_behind_a_normalisation_the_product_begins_anew():
     np.testing.assert_allclose(model(X), before * product, rtol=1e-4, atol=1e-5)
 
 
+LAYERS = {
+    "CenterScale": lambda: [keras.layers.Dense(8), kp.layers.CenterScale(epsilon=1e-9)],
+    "rms": lambda: [keras.layers.Dense(8), kp.layers.CenterScale(None, "feature", epsilon=1e-9)],
+    "centred": lambda: [keras.layers.Dense(8), kp.layers.CenterScale("feature", None)],
+    "NormalizedDense": lambda: [
+        keras.layers.Dense(8, bias_initializer="uniform"),
+        kp.layers.NormalizedDense(8, use_bias=True, bias_initializer="uniform"),
+    ],
+    "NormalizedConv2D": lambda: [
+        keras.layers.Reshape((3, 2, 1)),
+        kp.layers.NormalizedConv2D(4, 2, use_bias=True, bias_initializer="uniform"),
+        keras.layers.Flatten(),
+    ],
+    "WeightStandardization": lambda: [
+        kp.layers.WeightStandardization(keras.layers.Dense(8, bias_initializer="uniform"))
+    ],
+    "UnitBall": lambda: [keras.layers.Dense(8), kp.layers.UnitBall(epsilon=1e-9)],
+}
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_relu_outputs_only_scale_with_the_layers_of_the_library(make):
+    out = keras.layers.Dense(2, bias_initializer="uniform")
+    with kp.surgery.seeded(1):
+        model = keras.Sequential([keras.Input((6,)), *make(), keras.layers.ReLU(), out])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    callback = ScheduledRescaling(0.25, 1, "task")
+    kp.hooks.StepHooks.of(model).build(callback)
+    for variable in model.trainable_variables:
+        if variable.name == "kernel":
+            variable.assign(variable * 3)
+    before = np.array(model(X))
+    callback.on_task_begin(1, model)
+    ratio = np.array(model(X)) / before
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-3)
+    assert ratio[0, 0] < 0.9
+
+
+def test_class_vectors_of_normalized_logits_are_left_alone():
+    layers = [keras.layers.Dense(8, "relu"), kp.layers.NormalizedLogits(2)]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    callback = grown(model, (2.0, 3.0))
+    before = np.array(layers[1].kernel)
+    callback.on_task_begin(1, model)
+    np.testing.assert_array_equal(layers[1].kernel, before)
+    assert list(np.array(callback.counts)) == [48, 0]
+
+
 def test_rate_of_one_is_the_norm_of_the_start():
     model = network()
     start = [np.linalg.norm(k) for k in kernels(model)]

@@ -44,6 +44,7 @@ def test_contract(check, to):
 @pytest.mark.parametrize("to", ["first_batch", "initial"])
 def test_contract_of_arguments(to):
     testing.check_config(lambda: StatisticsReset(2, to, ["bn"]))
+    testing.check_gin(lambda: StatisticsReset(2, to, ["bn"]))
     testing.check_off(lambda: StatisticsReset(None, to), network)
 
 
@@ -110,6 +111,22 @@ def test_renormalised_layers():
     layer = model.get_layer("bn")
     for name, value in (("renorm_mean", 0), ("renorm_stddev", 1), ("moving_stddev", 1)):
         np.testing.assert_array_equal(getattr(layer, name), np.full(5, value))
+
+
+def test_layers_called_twice_in_a_step(caplog):
+    norm, inner = keras.layers.BatchNormalization(name="twice"), keras.Input((5,))
+    block = keras.Model(inner, norm(inner))
+    inputs = keras.Input((5,))
+    x = block(keras.layers.Rescaling(2.0)(block(inputs)))
+    once = keras.layers.BatchNormalization(name="once")(x)
+    model = runs.compiled(lambda: keras.Model(inputs, keras.layers.Dense(2)(once)))
+    reset = StatisticsReset()
+    reset.on_task_begin(1, model)
+    assert reset.names == ["once"]
+    assert "'twice' is skipped: it is called 2 times" in caplog.text
+    reset = StatisticsReset(to="initial")
+    reset.on_task_begin(1, model)
+    assert reset.names == ["twice", "once"]
 
 
 def test_wrong_arguments():

@@ -75,7 +75,7 @@ def test_weights_never_leave_the_bound(jit, fused):
         blocks = FusedSteps.blocks(order, 4)
         model.fit(blocks, shuffle=False, verbose=0, callbacks=[FusedSteps(X, Y), watch])
     else:
-        model.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[watch])
+        model.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=[watch])
     largest = watch.by_path()
     assert set(done.constraints) == set(bounds) and not done.left and not done.unsaved
     for path, bound in bounds.items():
@@ -164,3 +164,38 @@ def test_in_mixed_precision():
     kernel = model.get_layer("logits").kernel
     assert kernel.dtype == "float32"
     assert float(keras.ops.max(keras.ops.abs(kernel))) == pytest.approx(0.5 / 8)
+
+
+def test_a_kernel_that_its_layer_projects_is_left_alone(tmp_path):
+    layers = [kp.layers.NormalizedDense(8, name="n"), keras.layers.Dense(2, name="d")]
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers[1](layers[0](inputs)))
+    projection = layers[0].kernel.constraint
+    done = constrain(model, WeightClipping(0.1))
+    assert set(done.constraints) == {"d/kernel", "d/bias"} and not done.unsaved
+    assert done.left == {"n/kernel": "its layer keeps it at a norm"}
+    assert layers[0].kernel.constraint is projection
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.get_layer("n").kernel.constraint) is type(projection)
+    assert isinstance(loaded.get_layer("d").kernel.constraint, WeightClipping)
+    with pytest.raises(ValueError, match="left alone: .*at a norm.*Received: which='n/kernel'"):
+        constrain(model, WeightClipping(), "n/kernel")
+
+
+def test_what_is_saved_of_layers_made_of_layers(tmp_path):
+    L = keras.layers
+    inner = keras.Sequential([keras.Input((4,)), L.Dense(4, name="deep")], name="inner")
+    x = inputs = keras.Input((5, 4))
+    x = L.MultiHeadAttention(2, 3, name="mha")(x, x)
+    x = L.TimeDistributed(L.Dense(4, name="each"), name="distributed")(x)
+    x = L.Bidirectional(L.GRU(3, name="gru"), name="both")(x)
+    x = L.GRU(4, name="one")(L.Reshape((1, -1))(x))
+    model = keras.Model(inputs, inner(x))
+    done = constrain(model, WeightClipping(0.1), "kernels")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    pairs = zip(model.trainable_variables, loaded.trainable_variables, strict=True)
+    lost = [old.path for old, new in pairs if old.constraint is not None and new.constraint is None]
+    assert sorted(done.unsaved) == sorted(lost)
+    assert {path.split("/")[0] for path in lost} == {"mha"} and len(lost) == 4

@@ -33,15 +33,69 @@ def test_severity_is_linear_or_logarithmic():
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda m: m.name)
-def test_remedies_exist(mechanism):
-    """Every name of ours or Keras' in a line of code can be looked up."""
+def test_remedies_run(mechanism):
+    """Every line of code runs as it stands, and what it makes is of use on a network."""
     assert set(mechanism.leads_to) <= set(BY_NAME)
+    assert 3 <= len(mechanism.remedies) <= 5
+    x = np.random.default_rng(0).normal(size=(8, 8)).astype("float32")
     for remedy in mechanism.remedies:
-        for word in remedy.code.replace("(", " ").replace(")", " ").replace("=", " ").split():
-            if word.startswith(("kp.", "keras.")):
-                thing = {"kp": kp, "keras": keras}[word.split(".")[0]]
-                for part in word.strip(",").split(".")[1:]:
-                    thing = getattr(thing, part)
+        scope = {"kp": kp, "keras": keras, "x": x, "y": 9 + 2 * x[:, :4]}
+        scope |= {"shape": (8,), "outputs": 4, "low": -10.0, "high": 30.0, "bins": 4}
+        scope["model"] = model = kp.models.mlp((8,), 4, widths=(8, 8))
+        scope["optimizer"] = keras.optimizers.Adam()
+        target, equals, code = remedy.code.partition(" = ")
+        made = eval(code if equals else remedy.code, scope)
+        for thing in made if isinstance(made, tuple) else (made,):
+            use(thing, model, x)
+        assert not equals or target in ("loss", "strong")
+
+
+def use(thing, model, x):
+    if isinstance(thing, keras.optimizers.Optimizer):
+        thing.build(model.trainable_variables)
+    elif isinstance(thing, keras.losses.Loss):
+        sparse = type(thing).__name__.startswith("SmoothedSparse")
+        targets = 9 + 2 * x[:, :4] if type(thing) is kp.losses.TargetNormalization else x[:, 0]
+        value = thing(np.zeros(8, "int32") if sparse else targets, model(x))
+        assert np.isfinite(float(value))
+    elif isinstance(thing, keras.layers.Layer):  # models among them
+        assert np.isfinite(np.asarray(thing(x))).all()
+    elif isinstance(thing, kp.callbacks.PopArtUpdate):
+        pass  # for networks that end in PopArt
+    elif isinstance(thing, keras.callbacks.Callback):
+        model.compile("adam", "mse", run_eagerly=True)
+        model.fit(x, x[:, :4], verbose=0, callbacks=[thing])
+    else:
+        assert type(thing).__name__ in ("Fortified", "Constrained")
+
+
+def test_remedies_name_the_newer_members():
+    lines = {m.name: " ".join(r.code for r in m.remedies) for m in MECHANISMS}
+    wanted = {
+        "large_targets": "TwoHot HLGauss PopArt PopArtUpdate TargetNormalization",
+        "preactivation_shift": "fortify CenterScale",
+        "norm_growth": "L2Init DecoupledDecay WeightClipping FrobeniusProjection",
+        "linearised_units": "fortify LayerReset",
+        "dead_units": "fortify ReDo SelfNormalizedResets ContinualBackprop",
+        "rank_collapse": "ParsevalRegularizer SpectralRegularizer OrthogonalReset",
+        "cloned_units": "ParsevalRegularizer OrthogonalReset",
+        "saturation": "SmoothedSparseCategoricalCrossentropy NormalizedLogits LayerReset",
+    }
+    for name, members in wanted.items():
+        assert all(f".{member}(" in lines[name].replace(".of(", "(") for member in members.split())
+
+
+def test_rank_without_living_units():
+    model = kp.models.mlp((8,), 3, widths=(16, 16))
+    for name in ("dense_0", "dense_1"):
+        model.get_layer(name).bias.assign(np.full(16, -50.0))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(1000, 8)).astype("float32"), rng.integers(0, 3, 1000)
+    diagnosis = kp.diagnose(model, (x, y))
+    found = diagnosis["rank_collapse"]
+    assert found.follows_from == ("dead_units",)
+    assert found.reason == "in no layer are there enough units that live and are no copies"
+    assert "nan" not in str(diagnosis)
 
 
 def hand_made():
@@ -123,3 +177,27 @@ def test_order_causes_then_consequences_then_healthy():
     assert not diagnosis.healthy
     with pytest.raises(KeyError, match="no mechanism"):
         diagnosis["boredom"]
+
+
+def test_a_network_beside_itself_has_not_shifted():
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(20, "relu", name="half_dead")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    model.compile("adam", "mse")
+    bias = model.get_layer("half_dead").bias
+    bias.assign(np.where(np.arange(20) < 10, -50.0, 0.5))
+    data = np.random.default_rng(0).normal(size=(300, 6)), np.zeros((300, 2))
+    finding = kp.diagnose(model, data, reference=model)["preactivation_shift"]
+    assert finding.evidence[0].value == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("treated", [False, True])
+def test_targets_that_are_treated_are_not_large(treated):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 6)), 1000 + rng.normal(size=(300, 1))
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
+    )
+    model.compile("adam", kp.losses.TargetNormalization.of(y) if treated else "mse")
+    finding = kp.diagnose(model, (x, y))["large_targets"]
+    assert (finding.status == "healthy") == treated

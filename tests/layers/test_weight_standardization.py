@@ -67,6 +67,31 @@ def test_regularizer_of_the_layer_sees_the_raw_kernel():
     assert float(sum(layer.losses)) == pytest.approx(float(expected))
 
 
+def test_stateless_calls_see_other_values_of_all_weights():
+    model = keras.Sequential([keras.Input((3,)), WS(keras.layers.Dense(4))])
+    others = [RNG.normal(size=v.shape).astype("float32") for v in model.trainable_variables]
+    x = RNG.normal(size=(5, 3)).astype("float32")
+    outputs, _ = model.stateless_call(others, [], x)
+    for variable, value in zip(model.trainable_variables, others, strict=True):
+        variable.assign(value)
+    np.testing.assert_allclose(outputs, model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_penalty_on_activations_is_that_of_the_layer(rank):
+    kind = [lambda **k: keras.layers.Dense(4, **k), lambda **k: keras.layers.Conv1D(4, 2, **k)]
+    inner = kind[rank](activity_regularizer=keras.regularizers.L2(0.5))
+    layer = WS(inner)
+    x = np.ones((2, 5, 3), "float32")
+    outputs = layer(x)
+    (penalty,) = layer.losses
+    assert float(penalty) == pytest.approx(0.5 * np.sum(np.square(outputs)) / 2, rel=1e-5)
+    model = keras.Sequential([keras.Input((5, 3)), layer])
+    model.compile("sgd", loss=lambda y, p: 0.0 * keras.ops.mean(p))
+    loss = model.evaluate(x, np.array(outputs), verbose=0)
+    assert loss == pytest.approx(float(penalty), rel=1e-5)
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="`layer` must be one of Dense.*Received"):
         WS(keras.layers.ReLU())

@@ -88,6 +88,8 @@ def test_arguments_are_checked():
     for decay in (-1.0, float("nan"), float("inf"), "much"):
         with pytest.raises(ValueError, match="`decay` must .*Received: decay="):
             DecoupledDecay(adam(), decay)
+    with pytest.raises(ValueError, match="`policy` must .*Received: policy='all'"):
+        DecoupledDecay(adam(), 0.1, "all")
     with pytest.raises(ValueError, match="`toward` must .*Received: toward='start'"):
         DecayPolicy(toward="start")
     with pytest.raises(ValueError, match="`which` must .*Received: which='\\('"):

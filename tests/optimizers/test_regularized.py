@@ -83,11 +83,35 @@ def test_half_precision_weights():
     np.testing.assert_allclose(np.array(variable).astype("float32"), KERNEL - 0.25, atol=0.02)
 
 
+def test_what_is_kept_has_the_precision_of_the_weights():
+    value = np.random.default_rng(0).normal(size=(3, 2))
+    variable = keras.Variable(value, dtype="float64", name="kernel")
+    penalties = [
+        kp.regularizers.L2Init(1.0),
+        kp.regularizers.WassersteinInit(every=2),
+        kp.regularizers.SpectralRegularizer(),
+        kp.regularizers.ParsevalRegularizer(turns=2),
+    ]
+    optimizer = Regularized(keras.optimizers.SGD(0.5), penalties[:1])
+    optimizer.apply([tf.zeros((3, 2), "float64")], [variable])
+    np.testing.assert_array_equal(variable, value)
+    both = Regularized(keras.optimizers.SGD(0.5), penalties)
+    for _ in range(3):
+        both.apply([tf.zeros((3, 2), "float64")], [variable])
+    assert all(v.dtype == "float64" for _, state in both._applied[0] for v in state)
+    half = keras.Variable(value, dtype="bfloat16", name="kernel")
+    optimizer = Regularized(keras.optimizers.SGD(0.5), penalties[:1])
+    optimizer.build([half])
+    assert optimizer._applied[0][0][1][0].dtype == "float32"
+
+
 def test_what_cannot_be_used():
     adam = keras.optimizers.Adam
-    for penalties in (keras.regularizers.L2(), ["l2"], None):
+    for penalties in (keras.regularizers.L2(), ["l2"], [keras.regularizers.L2], None):
         with pytest.raises(ValueError, match="`penalties` must .*Received: penalties="):
             Regularized(adam(), penalties)
+    with pytest.raises(ValueError, match="`policy` must .*Received: policy='all'"):
+        Regularized(adam(), [keras.regularizers.L2()], "all")
     optimizer = Regularized(adam(), [kp.regularizers.L2Init()], DecayPolicy("kernels", "initial"))
     with pytest.raises(ValueError, match="L2Init.*toward='zero'"):
         one_step(optimizer)
@@ -95,7 +119,7 @@ def test_what_cannot_be_used():
 
 def test_noise_has_the_stated_size_and_is_drawn_anew_at_every_step():
     zeros = np.zeros((300, 300), "float32")
-    optimizer = GradientNoise(keras.optimizers.SGD(1.0), sigma=0.5, decay=2.0)
+    optimizer = GradientNoise(keras.optimizers.SGD(1.0), sigma=0.5, annealing=2.0)
     variable = keras.Variable(zeros, name="kernel")
     steps = []
     for _ in range(3):
@@ -136,7 +160,7 @@ def test_noise_of_size_zero_is_the_inner_optimizer():
     assert not np.array_equal(kernel, KERNEL) and np.array_equal(bias, [1.0])
 
 
-@pytest.mark.parametrize("wrong", [{"sigma": -1}, {"decay": float("nan")}, {"seed": 0.5}])
+@pytest.mark.parametrize("wrong", [{"sigma": -1}, {"annealing": float("nan")}, {"seed": 0.5}])
 def test_arguments_of_noise_are_checked(wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must .*Received"):
         GradientNoise(keras.optimizers.SGD(), **wrong)

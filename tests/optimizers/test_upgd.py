@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_plasticity as kp
+from keras_plasticity.callbacks import OptimizerReset
 from keras_plasticity.hooks import FusedSteps
 from keras_plasticity.optimizers import UPGD
 from keras_plasticity.optimizers.upgd import greatest_utility, openness
@@ -243,3 +244,29 @@ def test_wrong_arguments(options):
 def test_decay_of_keras_is_refused():
     with pytest.raises(ValueError, match="`decay` must be used"):
         UPGD(weight_decay=0.1)
+
+
+@pytest.mark.parametrize("seed", [3, None])
+def test_resets_of_the_optimizer_and_the_noise(seed):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    model.compile(UPGD(1.0, sigma=1.0, seed=seed), "mse")
+    optimizer, kernel, callback = model.optimizer, model.layers[0].kernel, OptimizerReset()
+    optimizer.build(model.trainable_variables)
+
+    def step():
+        before = np.array(kernel)
+        optimizer.apply([tf.zeros_like(v) for v in model.trainable_variables])
+        return np.array(kernel) - before
+
+    drawn = optimizer.get_config()["seed"]
+    first = step(), step()
+    callback.set_model(model)
+    callback.on_task_begin(1, model)
+    assert int(optimizer.iterations) == 0
+    second = step(), step()
+    assert not any(np.allclose(a, b, atol=0.1) for a in first for b in second)
+    for _ in range(2):  # built anew, but for the seed
+        kp.surgery.reset_optimizer(optimizer, model.trainable_variables)
+        assert optimizer.get_config()["seed"] == drawn == (seed or drawn)
+        np.testing.assert_allclose(step(), first[0], atol=1e-5)

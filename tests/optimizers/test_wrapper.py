@@ -325,3 +325,24 @@ def test_optimizers_that_cannot_be_wrapped():
         optimizer.apply([tf.ones(2)], [keras.Variable(np.ones(2), name="kernel")])
     with pytest.raises(ValueError, match="No gradients provided"):
         optimizer.apply([None])
+
+
+def test_weights_are_excluded_from_the_decay_of_the_inner_optimizer():
+    optimizer = optimizers.DecoupledDecay(keras.optimizers.AdamW(1.0, weight_decay=0.1), 0.0)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    kernel, bias = (
+        keras.Variable(np.ones(s), name=n) for s, n in (((1, 1), "kernel"), (1, "bias"))
+    )
+    optimizer.apply([tf.zeros((1, 1)), tf.zeros(1)], [kernel, bias])
+    assert float(kernel[0, 0]) == pytest.approx(0.9) and float(bias[0]) == 1
+
+
+def test_a_reset_of_the_optimizer_brings_no_noise_again():
+    model = compiled(lambda inner: optimizers.GradientNoise(inner))
+    optimizer, callback = model.optimizer, OptimizerReset()
+    fit(model, 1)
+    callback.set_model(model)
+    callback.on_task_begin(1, model)
+    assert int(optimizer.iterations) == 0 and int(optimizer._drawn) == 4
+    kp.surgery.reset_optimizer(optimizer, model.trainable_variables)
+    assert int(optimizer._drawn) == 0

@@ -184,11 +184,12 @@ def test_a_kernel_of_zeros_is_found_again():
 def test_vectors_have_penalties_of_their_own():
     penalty = R.SpectralRegularizer(0.5, 2)
     values = np.array([1.0, 2.0], "float32")
-    expected = {"bias": 0.5 * 25, "gamma": 0.5 * 9, "scale": 0.5 * 9, "beta": 0.5 * 17}
+    expected = {"bias": 0.5 * 25, "gamma": 0.5 * 9, "beta": 0.5 * 17}
     for name, value in expected.items():
         one = penalty.applied_to(keras.Variable(values, name=name))
         assert float(one(values)) == pytest.approx(value), name
-    assert penalty.applied_to(keras.Variable(values, name="temperature")) is None
+    for name in ("temperature", "scale"):  # of a Diagonal it is to be learned
+        assert penalty.applied_to(keras.Variable(values, name=name)) is None
     bias = keras.Variable(values, name="bias")
     w = kernel()
     Regularized(keras.optimizers.SGD(0.1), [penalty], DecayPolicy("all")).apply(
@@ -250,6 +251,28 @@ def test_units_take_turns(turns):
     np.testing.assert_allclose(np.mean(slopes, 0), all_.gradient(w.value), rtol=1e-4)
     with pytest.raises(ValueError, match="`turns` must .*Received: turns=0"):
         R.ParsevalRegularizer(turns=0)
+
+
+@pytest.mark.parametrize("turns", [2, 4, 7])
+def test_turns_that_do_not_divide_the_units(turns):
+    all_, some = R.ParsevalRegularizer(0.1), R.ParsevalRegularizer(0.1, turns=turns)
+    w = kernel((6, 5))
+    state, slopes = some.state(w), []
+    for _ in range(turns):
+        state = some.update(w.value, *state)
+        slopes.append(np.array(some.gradient(w.value, *state)))
+    np.testing.assert_allclose(np.mean(slopes, 0), all_.gradient(w.value), rtol=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [R.ParsevalRegularizer(turns=3), R.WassersteinInit(every=3)])
+def test_counts_of_steps_stay_small(penalty):
+    w, counts = kernel(), []
+    state = penalty.state(w)
+    for _ in range(7):
+        new = penalty.update(w.value, *state)
+        state = [old if n is None else n for old, n in zip(state, new, strict=True)]
+        counts.append(float(state[-1]))
+    assert counts == [1, 2, 0, 1, 2, 0, 1]
 
 
 # FeatureNorm

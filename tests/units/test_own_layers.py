@@ -56,6 +56,15 @@ def products():
     return keras.Model(inputs, dense(3, "out")(x))
 
 
+def scaled_outputs():
+    x = inputs = keras.Input((5,))
+    x = K.ReLU()(L.Diagonal()(dense(6, "a")(x)))
+    x = dense(4, "b", activation="relu")(x)
+    x = L.NormalizedLogits(5, learn_scale=True, name="c")(x)
+    x = L.PopArt(4, minimum=0.1, name="d")(K.ReLU()(x))
+    return keras.Model(inputs, dense(3, "out")(x))
+
+
 def doubled():
     x = inputs = keras.Input((6, 6, 2))
     x = L.CReLU()(K.Conv2D(3, 3, name="a")(x))
@@ -86,6 +95,7 @@ NETWORKS = {  # names of the free groups, and of those whose units act on each o
     normalized_kernels: ({"a", "b", "plain", "c"}, {"a", "b", "c"}),
     standardized: ({"a", "b"}, set()),
     products: ({"a", "b"}, set()),
+    scaled_outputs: ({"a", "b", "c", "d"}, {"b"}),
     doubled: ({"a", "b", "c"}, set()),
     attention: ({"a", "it/value", "it/attention_output"}, set()),
 }
@@ -127,6 +137,11 @@ def test_pieces():
     groups = kp.unit_groups(products())
     both = ["kernel", "bias", "second_kernel", "second_bias"]
     assert names(groups["a"]) == [both, [], ["kernel", "second_kernel"]]
+    groups = kp.unit_groups(scaled_outputs())
+    assert names(groups["a"]) == [["kernel", "bias"], ["scale"], ["kernel"]]
+    assert names(groups["c"]) == [["kernel"], [], ["kernel"]]
+    assert names(groups["d"]) == [["kernel", "bias"], ["mu", "variance"], ["kernel"]]
+    assert groups["b"].outgoing[0].bias is None and groups["c"].outgoing[0].bias is not None
     groups = kp.unit_groups(doubled())
     np.testing.assert_array_equal(groups["a"].outgoing[0].owner, [0, 1, 2] * 2)
     assert kp.unit_groups(normalized_kernels())["a"].outgoing[0].bias is None
@@ -155,7 +170,25 @@ def test_places_for_normalisations():
     assert nonlinearities(products()) == []
 
 
-@pytest.mark.parametrize("make", [doubled, normalized_kernels])
+@pytest.mark.parametrize("layer", [L.PopArt, L.NormalizedLogits])
+def test_output_layers(layer):
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, layer(3, name="out")(dense(4, "a", activation="relu")(inputs)))
+    groups = oracle.check(model)
+    assert [group.name for group in groups.free] == ["a"] and not groups.unknown
+    assert groups["out"].blocked == "output of the model"
+    assert groups["a"].exact is (layer is L.PopArt)
+
+
+def test_factors_along_positions():
+    """A factor for each position is none of a unit's, and stays."""
+    x = inputs = keras.Input((4, 3))
+    x = K.Permute((2, 1))(L.Diagonal()(K.Permute((2, 1))(dense(5, "a")(x))))
+    groups = oracle.check(keras.Model(inputs, dense(3, "out")(K.Flatten()(x))))
+    assert groups["a"].exact and not groups["a"].attached and groups["a"].blocked is None
+
+
+@pytest.mark.parametrize("make", [doubled, normalized_kernels, scaled_outputs])
 def test_resets_of_units(make):
     """ReDo draws units anew and cuts them; the network stays finite and goes on learning."""
     model = make()

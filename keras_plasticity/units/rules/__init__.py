@@ -113,6 +113,9 @@ LAYERS: dict[type, Rule] = {
     own_layers.AdaLin: own.adalin,
     own_layers.Rational: _nonlinear,
     own_layers.SmoothLeakyReLU: _nonlinear,
+    own_layers.Diagonal: own.diagonal,
+    own_layers.NormalizedLogits: own.normalized_logits,
+    own_layers.PopArt: own.pop_art,
 }
 
 # Names of classes in `keras.src.ops`, which has no public ones.

@@ -86,3 +86,32 @@ def adalin(walk: Walk, step: Step) -> None:
         walk.block(x.labels, f"slopes of {step.name} are shared by several of its units")
     step.outputs[0].labels = x.labels
     step.kind = Kind.NONLINEAR
+
+
+def diagonal(walk: Walk, step: Step) -> None:
+    """`Diagonal`: a factor for each element of the last axis."""
+    layer: typing.Any = step.operation
+    x = step.inputs[0]
+    walk.attach(x, layer.scale, {len(x.shape) - 1: 0}, keras.initializers.Ones())
+    norms.keep(walk, step, False)
+
+
+def normalized_logits(walk: Walk, step: Step) -> None:
+    """`NormalizedLogits`: what it reads is normalised together, its own units each alone."""
+    layer: typing.Any = step.operation
+    x = step.inputs[0]
+    last = len(x.shape) - 1
+    if x.labels is not None and last in x.labels.axes:
+        walk.mix(x.labels)
+    walk.read(step, x, layer.kernel, layer.kernel_initializer, {last: 0}, None, (1,))
+    incoming = [whole(layer.kernel, 1, 2, layer.kernel_initializer)]
+    walk.begin(step, layer, layer.units, incoming, (-1,))
+
+
+def pop_art(walk: Walk, step: Step) -> None:
+    """`PopArt`: a dense layer with statistics of the targets for each unit."""
+    layer: typing.Any = step.operation
+    kernels.dense(walk, step)
+    y = step.outputs[0]
+    for variable, initializer in ((layer.mu, "zeros"), (layer.variance, "ones")):
+        walk.attach(y, variable, {len(y.shape) - 1: 0}, keras.initializers.get(initializer))
