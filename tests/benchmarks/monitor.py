@@ -68,8 +68,9 @@ class Run:
             epochs=epochs,
         )
         with kp.surgery.seeded(0):
-            model = experiment._build(network, stream)
-            loss = experiment._compile(model, keras.optimizers.Adam(1e-3), None, stream, True)
+            loss = experiment._loss(None, stream)
+            model = experiment._build(network, stream, loss)
+            experiment._compile(model, keras.optimizers.Adam(1e-3), loss, stream, True)
             size = steps_per_call(model, stream.batch_size)
             self.training = Training(stream, model, callbacks, loss, size, directory)
         self.training.restore(checkpoint_seconds=30)
