@@ -106,8 +106,8 @@ class Monitor(keras.callbacks.Callback):
         if not isinstance(examples, int) or examples < 1:
             raise ValueError(f"`examples` must be at least 1. Received: examples={examples!r}")
         self.log_dir = None if log_dir is None else pathlib.Path(log_dir)
+        split(probes or ())  # fails early
         self.probes = tuple(kp_probes.DEFAULT if probes is None else probes)
-        split(self.probes)  # fails early
         self._fast, self._slow = Schedule(every), Schedule(slow_every)
         self.every, self.slow_every, self.budget = self._fast.every, self._slow.every, budget
         self.examples, self.groups = examples, groups
@@ -307,7 +307,8 @@ class Monitor(keras.callbacks.Callback):
         if self._rows is None:
             if (self.log_dir / METRICS).exists():
                 raise ValueError(
-                    f"`log_dir` must hold no records yet; {self.log_dir / METRICS} is there. "
+                    "`log_dir` must hold no records yet: delete them or name another directory; "
+                    f"{self.log_dir / METRICS} is there. "
                     f"Received: log_dir={str(self.log_dir)!r}"
                 )
             self.log_dir.mkdir(parents=True, exist_ok=True)

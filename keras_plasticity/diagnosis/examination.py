@@ -86,6 +86,8 @@ def diagnose(
         from keras_plasticity.diagnosis.story import diagnose_run
 
         return diagnose_run(run_dir)
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a `keras.Model`. Received: model={model!r}")
     if not model.built:
         raise ValueError(f"`model` must be built. Received: {model.name!r}, which is not")
     _check_weights(model)

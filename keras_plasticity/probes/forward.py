@@ -70,9 +70,11 @@ class Forward:
         """
         key = frozenset(pieces)
         if key not in self._functions:
-            self._functions[key] = tf.function(
+            function = tf.function(
                 lambda x: self._chunk(x, key), autograph=False, reduce_retracing=True
             )
+            function._omit_frequent_tracing_warning = True  # a model is traced once, each of many
+            self._functions[key] = function
         count = len(keras.tree.flatten(x)[0])
         chunks = np.array_split(np.arange(count), -(-count // self.rows))
         parts = []

@@ -297,7 +297,9 @@ class ProbeInputs:
     def compiled(self, name: str, function: typing.Callable) -> typing.Callable:
         """Returns `function` as a `tf.function`, the same one at every call with this name."""
         if name not in self._functions:
-            self._functions[name] = tf.function(function, autograph=False, reduce_retracing=True)
+            compiled = tf.function(function, autograph=False, reduce_retracing=True)
+            compiled._omit_frequent_tracing_warning = True  # a model is traced once, each of many
+            self._functions[name] = compiled
         return self._functions[name]
 
     def _piece(self, name: str) -> typing.Any:

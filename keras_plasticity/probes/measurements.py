@@ -227,6 +227,8 @@ def split(probes: collections.abc.Iterable[Probe]) -> tuple[dict[str, Probe], di
     Raises:
         ValueError: two have the same name, or one is no probe.
     """
+    if isinstance(probes, str):
+        raise ValueError(f"`probes` must be a sequence of probes. Received: {probes!r}")
     cheap: dict[str, Probe] = {}
     expensive: dict[str, Probe] = {}
     for probe in probes:

@@ -76,7 +76,8 @@ def describe(function: collections.abc.Callable) -> dict:
         given = {**inner.keywords, **given}
         inner = inner.func
     if not callable(inner):
-        raise ValueError(f"A probe is a function of `ProbeInputs`. Received: {inner!r}")
+        hint = f", not its name: kp.probes.{inner}" if isinstance(inner, str) else ""
+        raise ValueError(f"A probe is a function of `ProbeInputs`{hint}. Received: {inner!r}")
     parameters = list(inspect.signature(inner).parameters.values())[1:]
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     different = [str(v) for k, v in given.items() if defaults.get(k, inspect._empty) != v]

@@ -198,3 +198,11 @@ def test_schedules():
     assert not Schedule("task").stops(10, 5) and not Schedule("run").stops(10, 5)
     assert Schedule(None).or_else("task").every == "task" and Schedule(3).or_else("task").every == 3
     assert passed([3, 9], 2, 3) and not passed([3, 9], 3, 8) and passed(range(4, 10, 4), 5, 9)
+
+
+@pytest.mark.parametrize(
+    "probes,match", [(["dead_fraction"], r"kp\.probes\.dead_fraction"), ("dead", "a sequence")]
+)
+def test_names_are_no_probes(probes, match):
+    with pytest.raises(ValueError, match=match):
+        kp.callbacks.Monitor(probes=probes)

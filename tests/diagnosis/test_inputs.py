@@ -189,3 +189,8 @@ def test_nothing_is_touched(architecture):
 def planted_reference(model):
     """A snapshot whose weights are the model's own."""
     return Snapshot({v.path: tf.identity(v.value) for v in model.trainable_variables})
+
+
+def test_a_path_is_no_model():
+    with pytest.raises(ValueError, match=r"must be a `keras\.Model`"):
+        kp.diagnose("model.keras", np.ones((4, 2)))
