@@ -193,4 +193,4 @@ def planted_reference(model):
 
 def test_a_path_is_no_model():
     with pytest.raises(ValueError, match=r"must be a `keras\.Model`"):
-        kp.diagnose("model.keras", np.ones((4, 2)))
+        diagnose("model.keras", np.ones((4, 2)))
