@@ -95,3 +95,13 @@ def test_each_of_several_heads_has_a_rank():
         sigma = np.linalg.svd(read.pop(name), compute_uv=False)
         assert np.isclose(rank, spectrum.effective_rank(sigma), rtol=1e-4)
     assert not read
+
+
+def test_top_singular_value_of_features_by_hand():
+    inputs = keras.Input((2,))
+    hidden = keras.layers.Dense(2, activation="relu", use_bias=False)
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden(inputs)))
+    hidden.kernel.assign(np.eye(2))
+    x = np.array([[3.0, 0], [0, 1], [3, 0], [0, 1]], "float32")  # singular values 18**.5, 2**.5
+    found = probes.feature_top_singular_value(probes.ProbeInputs(model, x))
+    assert found == {"model": pytest.approx((18 / 4) ** 0.5, rel=1e-6)}
