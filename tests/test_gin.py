@@ -19,7 +19,6 @@ TASKS = (
     "class_permutation",
     "pixel_permutation",
     "target_offset",
-    "discount_zero_bandit",
 )
 NETWORKS = {
     "mlp": "mlp.widths = (8, 8)",
