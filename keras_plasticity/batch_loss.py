@@ -57,13 +57,26 @@ def loss_gradients(
         y: targets of the batch.
         sample_weight: weights of the batch, or None.
     """
+    return scaled_gradients(model, variables, lambda: batch_loss(model, x, y, sample_weight))
+
+
+def scaled_gradients(
+    model: keras.Model, variables: list, loss: typing.Callable[[], tf.Tensor]
+) -> list[tf.Tensor]:
+    """Returns the float32 gradients of a scalar, zeros where it does not depend on a variable.
+
+    Args:
+        model: compiled `keras.Model`, whose optimizer says how losses are scaled.
+        variables: trainable `keras.Variable`s.
+        loss: function that computes the scalar.
+    """
     with tf.GradientTape() as tape:
-        loss = batch_loss(model, x, y, sample_weight)
+        value = loss()
         # As Keras does, so that small float16 gradients do not vanish on the way.
-        scale = tf.cast(model.optimizer.scale_loss(tf.constant(1.0)), loss.dtype)
-        loss *= scale
+        scale = tf.cast(model.optimizer.scale_loss(tf.constant(1.0)), value.dtype)
+        value *= scale
     gradients = tape.gradient(
-        loss,
+        value,
         [variable.value for variable in variables],
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )

@@ -8,6 +8,7 @@ import typing
 import keras
 import tensorflow as tf
 
+from keras_plasticity.batch_loss import scaled_gradients
 from keras_plasticity.callbacks.intervention import Intervention
 from keras_plasticity.hooks import StepHooks, StepOutputs
 from keras_plasticity.surgery import weights
@@ -140,22 +141,15 @@ def churn_gradients(
     """
     others = [variable.value for variable in model.non_trainable_variables]
     old, _ = model.stateless_call([v.value for v in before], others, x, training=False)
-    with tf.GradientTape() as tape:
+
+    def churn() -> tf.Tensor:
         new = model(x, training=False)
         pairs = zip(keras.tree.flatten(new), keras.tree.flatten(old), strict=True)
         apart = [tf.cast(a, tf.float32) - tf.cast(b, tf.float32) for a, b in pairs]
-        churn = tf.add_n([tf.reduce_sum(tf.square(a)) for a in apart]) / tf.cast(
-            tf.shape(x)[0], tf.float32
-        )
-        # As Keras does, so that small float16 gradients do not vanish on the way.
-        scale = tf.cast(model.optimizer.scale_loss(tf.constant(1.0)), tf.float32)
-        churn *= scale
-    gradients = tape.gradient(
-        churn,
-        [variable.value for variable in variables],
-        unconnected_gradients=tf.UnconnectedGradients.ZERO,
-    )
-    return [tf.cast(tf.convert_to_tensor(g), tf.float32) / scale for g in gradients]
+        total = tf.add_n([tf.reduce_sum(tf.square(a)) for a in apart])
+        return total / tf.cast(tf.shape(x)[0], tf.float32)
+
+    return scaled_gradients(model, variables, churn)
 
 
 def _parts(shape: typing.Any) -> typing.Iterable:

@@ -100,15 +100,7 @@ class StatisticsReset(Intervention):
     def _chosen(self, model: keras.Model) -> dict[str, typing.Any]:
         """The layers with running statistics, by name."""
         found = {layer.name: layer for layer in model._flatten_layers() if _statistics(layer)}
-        names = list(found) if self.layers is None else list(self.layers)
-        for name in names:
-            if name not in found:
-                _LOG.warning(
-                    "%r is skipped: no layer of %r with this name has running statistics",
-                    name,
-                    model.name,
-                )
-        chosen = {name: layer for name, layer in found.items() if name in names}
+        chosen = weights.named(found, self.layers, model, "running statistics")
         if self.to == "first_batch":
             calls = _calls(model)
             for name, layer in list(chosen.items()):

@@ -84,15 +84,7 @@ def select_layers(
     if isinstance(layers, str):
         raise ValueError(f"`layers` must be a list of names. Received: layers={layers!r}")
     found = weighted_layers(model)
-    wanted = list(found) if layers is None else list(layers)
-    for name in wanted:
-        if name not in found:
-            _LOG.warning(
-                "%r is skipped: no layer of %r with this name has weights to train",
-                name,
-                model.name,
-            )
-    chosen = {name: layer for name, layer in found.items() if name in wanted}
+    chosen = named(found, layers, model, "weights to train")
     if not chosen:
         raise ValueError(
             f"No layer with weights to train is left in model {model.name!r} "
@@ -118,6 +110,29 @@ def unfrozen_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     parts = [part for part in layer._flatten_layers() if not part.trainable]
     frozen = {id(variable) for part in parts for variable in part.variables}
     return [variable for variable in float_variables(layer) if id(variable) not in frozen]
+
+
+def named(
+    found: dict[str, typing.Any],
+    layers: typing.Sequence[str] | None,
+    model: keras.Model,
+    having: str,
+) -> dict[str, typing.Any]:
+    """Returns those of `found` that `layers` names, all without it; logs what is not there.
+
+    Args:
+        found: layers by name.
+        layers: names, or None.
+        model: `keras.Model`, for the log.
+        having: what the layers have, for the log.
+    """
+    wanted = list(found) if layers is None else list(layers)
+    for name in wanted:
+        if name not in found:
+            _LOG.warning(
+                "%r is skipped: no layer of %r with this name has %s", name, model.name, having
+            )
+    return {name: layer for name, layer in found.items() if name in wanted}
 
 
 def is_kernel(variable: keras.Variable) -> bool:
